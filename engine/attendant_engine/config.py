@@ -1,0 +1,83 @@
+"""Configuration as data, resolved once.
+
+``ModelConfig`` is all that the engine ever knows of a checkpoint's ``config.json``; ``EngineConfig`` is what an
+operator chose. Nothing downstream asks for a raw key or for "auto".
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from attendant_engine.types import ModelKind, PoolingMode
+
+Family = Literal["gpt2", "llama", "bert"]
+HeadKind = Literal["language_model", "embedding", "sequence_classification"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The shape and conventions of one checkpoint. Sizes in elements, lengths in tokens.
+
+    ``max_position_embeddings`` is the model's own context. ``rope_theta`` is None for learned positions.
+    ``labels`` are in id order; ``multi_label`` means sigmoid a label instead of one softmax.
+    ``pooling`` None: the checkpoint names none, and none is guessed.
+    """
+
+    family: Family
+    head: HeadKind
+    kind: ModelKind
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    max_position_embeddings: int
+    norm_eps: float
+    activation: str
+    tie_word_embeddings: bool = False
+    rope_theta: float | None = None
+    rope_scaling: tuple[tuple[str, float | str], ...] = ()
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    type_vocab_size: int = 0
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    labels: tuple[str, ...] = ()
+    multi_label: bool = False
+    pooling: PoolingMode | None = None
+    normalize: bool = False
+    max_sequence_length: int | None = None
+    checkpoint_dtype: str = "float32"
+
+    @property
+    def num_queries_per_kv(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def is_causal(self) -> bool:
+        """Decoders look back only."""
+        return self.kind == "decoder"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """An operator's choices; None and "auto" are resolved by ``plan.resolve`` into a new object.
+
+    ``max_batch_tokens`` bounds the packed tokens of one step (prefill chunks included), ``max_num_seqs`` the
+    sequences of one step, ``max_queue`` the waiting requests beyond which new ones are refused.
+    ``block_size`` is P, positions a cache block.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention_backend: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_batch_tokens: int | None = None
+    kv_cache_memory_bytes: int | None = None
+    block_size: int = 16
+    max_queue: int = 1024
+    enable_prefix_caching: bool = True

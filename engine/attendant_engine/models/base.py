@@ -1,0 +1,79 @@
+"""What every model family looks like to the runner: packed tokens in, hidden states out, and the heads over them."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from attendant_engine.attention.base import AttentionMetadata, LayerCache
+from attendant_engine.config import ModelConfig
+from attendant_engine.stats import LoadStats
+from attendant_engine.types import PoolingMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInputs:
+    """One packed step as a model sees it.
+
+    ``token_ids`` and ``positions`` ``[T]`` int64; ``token_type_ids`` ``[T]`` int64 or None (all zero);
+    ``layer_caches`` one a layer, or None without a cache.
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    attention: AttentionMetadata
+    layer_caches: tuple[LayerCache, ...] | None = None
+    token_type_ids: torch.Tensor | None = None
+
+
+class Trunk(Protocol):
+    """The Transformer itself, without a head. Called under ``torch.inference_mode``."""
+
+    def __call__(self, inputs: ModelInputs) -> torch.Tensor:
+        """Return the final hidden states ``[T, E]`` (after the final norm where the family has one)."""
+        ...
+
+
+class LanguageModelHead(Protocol):
+    """Hidden states to next-token logits."""
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """``[N, E]`` to raw logits ``[N, V]`` in float32."""
+        ...
+
+
+class PoolingHead(Protocol):
+    """Hidden states of whole sequences to one embedding each."""
+
+    default_pooling: PoolingMode
+    default_normalize: bool
+
+    def __call__(
+        self, hidden: torch.Tensor, cu_seqlens: torch.Tensor, pooling: tuple[PoolingMode, ...], normalize: tuple[bool, ...]
+    ) -> torch.Tensor:
+        """``[T, E]`` and ``[S + 1]`` int32 to ``[S, E]`` float32; one pooling and one normalize flag a sequence."""
+        ...
+
+
+class ClassificationHead(Protocol):
+    """Hidden states of whole sequences to label logits."""
+
+    def __call__(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """``[T, E]`` and ``[S + 1]`` int32 to raw logits ``[S, num_labels]`` in float32."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A checkpoint in memory: the trunk and exactly the heads it has. ``digest`` is sha256 over the weight files."""
+
+    config: ModelConfig
+    trunk: Trunk
+    dtype: torch.dtype
+    device: torch.device
+    digest: str
+    num_parameters: int
+    lm_head: LanguageModelHead | None = None
+    pooling_head: PoolingHead | None = None
+    classification_head: ClassificationHead | None = None
+    load_stats: LoadStats = field(default_factory=LoadStats)

@@ -1,0 +1,45 @@
+"""Plain numbers about the engine, for whoever watches it; only the server knows Prometheus."""
+
+from dataclasses import dataclass, field
+
+from attendant_engine.types import EngineOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """What one step did. Times in seconds, memory in bytes.
+
+    ``num_*`` counts are of this step, but for ``num_running``, ``num_waiting`` and the cache figures, which are the
+    state after it.
+    """
+
+    step_index: int
+    step_s: float = 0.0
+    num_sequences: int = 0
+    num_tokens: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_preemptions: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_cache_usage_ratio: float = 0.0
+    kv_cache_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutput:
+    """All that one step produced: one output a sequence that advanced or ended, and the step's numbers."""
+
+    outputs: tuple[EngineOutput, ...]
+    stats: StepStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadStats:
+    """Seconds each phase of loading took (``config``, ``weights``, ``warmup``), and what it planned."""
+
+    phase_s: dict[str, float] = field(default_factory=dict)
+    weight_bytes: int = 0
+    kv_cache_bytes: int = 0
+    num_blocks: int = 0
