@@ -1,0 +1,62 @@
+"""Settings of the server: one schema for flags, environment, the YAML file and the Serve application builder.
+
+Precedence is the command line's business (flag > environment > file > default); here a value is only checked.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?\s*$", re.IGNORECASE)
+_FACTOR = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def parse_size(value: Any) -> Any:
+    """Turn "2GiB", "512M" or a number of bytes into bytes. Raises ``ValueError`` with the accepted forms."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.match(value)
+    if match is None:
+        raise ValueError(f"{value!r} is not a size; write bytes, or a number with KiB, MiB, GiB, KB, MB or GB, for example 2GiB")
+    unit = (match[2] or "").upper().removesuffix("B") if (match[2] or "").upper() != "B" else "B"
+    return int(float(match[1]) * _FACTOR[unit])
+
+
+SizeBytes = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+
+
+class ModelSettings(BaseModel):
+    """One served model: the name that requests use and where its checkpoint lies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    path: str
+
+
+class Settings(BaseModel):
+    """Everything ``attendant serve`` can be told. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: tuple[ModelSettings, ...] = ()
+    host: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] = 9000
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention_backend: Literal["auto", "reference", "torch", "triton"] = "auto"
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    max_num_seqs: Annotated[int, Field(ge=1)] | None = None
+    max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    kv_cache_memory: SizeBytes | None = None
+    replicas: Annotated[int, Field(ge=1, le=1024)] = 1
+    api_key_file: str | None = None
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    request_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    drain_timeout_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    max_body_bytes: SizeBytes = 8 * 2**20
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    local: bool = False

@@ -1,0 +1,105 @@
+"""What a transport may ask of the gateway. Transports are written and tested against this, hosting plugs the real one in.
+
+Every method raises ``ServingError`` for anything that ends a request. Cancelling the awaiting task (or closing the
+iterator) aborts the work; what it held is free within one engine step.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from attendant_server.gateway.requests import (
+    ChatRequest,
+    ClassifyRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbedRequest,
+    FewShotRequest,
+    TokenizeRequest,
+)
+from attendant_server.gateway.results import (
+    ClassifyResult,
+    CompletionDelta,
+    CompletionResult,
+    EmbedResult,
+    FewShotResult,
+    ModelCard,
+    StreamEnd,
+    TokenizeResult,
+)
+
+StreamItem = CompletionDelta | StreamEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallContext:
+    """What a transport knows about a call: ``deadline_s`` is on ``time.monotonic``'s clock, None for none of the caller's own."""
+
+    request_id: str
+    endpoint: str
+    tenant: str = ""
+    deadline_s: float | None = None
+
+
+class GatewayTasks(Protocol):
+    """The tasks, without a transport."""
+
+    def authenticate(self, authorization: str | None) -> str:
+        """Return the tenant of an ``Authorization`` value ("Bearer KEY"), "" where no keys are asked. Constant time."""
+        ...
+
+    async def complete(self, request: CompletionRequest, call: CallContext) -> CompletionResult:
+        """Continue prompts."""
+        ...
+
+    async def stream_complete(self, request: CompletionRequest, call: CallContext) -> AsyncIterator[StreamItem]:
+        """Admit the request (all errors of validation and admission come from this await), then stream; ``StreamEnd`` is last."""
+        ...
+
+    async def chat(self, request: ChatRequest, call: CallContext) -> CompletionResult:
+        """Write the next turn."""
+        ...
+
+    async def stream_chat(self, request: ChatRequest, call: CallContext) -> AsyncIterator[StreamItem]:
+        """Admit, then stream the next turn."""
+        ...
+
+    async def embed(self, request: EmbedRequest, call: CallContext) -> EmbedResult:
+        """Turn inputs into vectors."""
+        ...
+
+    async def classify(self, request: ClassifyRequest, call: CallContext) -> ClassifyResult:
+        """Label inputs."""
+        ...
+
+    async def few_shot(self, request: FewShotRequest, call: CallContext) -> FewShotResult:
+        """Do a task from examples."""
+        ...
+
+    async def tokenize(self, request: TokenizeRequest, call: CallContext) -> TokenizeResult:
+        """Show how a model reads a text."""
+        ...
+
+    async def detokenize(self, request: DetokenizeRequest, call: CallContext) -> str:
+        """Turn token ids back into text."""
+        ...
+
+    async def tokenizer_info(self, model: str, call: CallContext) -> Mapping[str, Any]:
+        """Describe a model's tokenizer, for ``/tokenizer_info``."""
+        ...
+
+    def list_models(self) -> tuple[ModelCard, ...]:
+        """Served models, in the order of the command line."""
+        ...
+
+    def get_model(self, name: str) -> ModelCard:
+        """One served model; model_not_found otherwise."""
+        ...
+
+    def is_ready(self) -> bool:
+        """True when every model has a replica that answers and nothing is draining."""
+        ...
+
+    def render_metrics(self) -> bytes:
+        """Metrics of the whole application as Prometheus text (see ``prometheus_client.CONTENT_TYPE_LATEST``)."""
+        ...

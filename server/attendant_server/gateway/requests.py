@@ -1,0 +1,169 @@
+"""The tasks' requests: fields, defaults and bounds, once for every transport.
+
+HTTP bodies extend these with what is HTTP's own (``stream``, ``encoding_format``); gRPC messages are converted into
+them. Unknown fields are errors and an explicit null means "not given", since LangChain sends those. Whether a value
+fits a certain model (context, vocabulary, tasks) is the gateway's business, not this module's.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_INPUTS = 2048
+MAX_TEXT_CHARS = 4_000_000
+MAX_LABELS = 1024
+
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+TokenIdList = Annotated[list[int], Field(min_length=1, max_length=MAX_TEXT_CHARS)]
+Prompt = Text | TokenIdList
+StopText = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class TaskRequest(BaseModel):
+    """What every request has: strict types, no unknown fields, no NaN, and the name of a model."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        """An explicit null is the same as an absent field."""
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+
+class SamplingFields(BaseModel):
+    """How tokens are chosen; see ``attendant_engine.types.SamplingParams`` for what each does."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] = {}
+    min_tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] = []
+    stop_token_ids: Annotated[list[int], Field(max_length=64)] = []
+    ignore_eos: bool = False
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] = 1
+    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    cache_salt: Annotated[str, Field(max_length=256)] = ""
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """The stop texts as a tuple, however they were given."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+class CompletionRequest(TaskRequest, SamplingFields):
+    """Continue one or more prompts (text or token ids)."""
+
+    prompt: Text | TokenIdList | Annotated[list[Text] | list[TokenIdList], Field(min_length=1, max_length=MAX_INPUTS)]
+    max_tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 16
+    echo: bool = False
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts as a list, one entry a prompt, however they were given."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+class ChatMessage(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    content: Text
+    name: Annotated[str, Field(max_length=256)] | None = None
+
+
+class ChatRequest(TaskRequest, SamplingFields):
+    """Write the next turn of a conversation, by the checkpoint's own chat template. ``max_tokens`` None: up to the context."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_INPUTS)]
+    max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+
+class EmbedRequest(TaskRequest):
+    """Turn each input (text or token ids) into a vector."""
+
+    input: Text | TokenIdList | Annotated[list[Text] | list[TokenIdList], Field(min_length=1, max_length=MAX_INPUTS)]
+    dimensions: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    pooling: Literal["mean", "cls", "last"] | None = None
+    normalize: bool | None = None
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        """The inputs as a list, however they were given."""
+        if isinstance(self.input, str):
+            return [self.input]
+        if isinstance(self.input[0], int):
+            return [self.input]  # type: ignore[list-item]
+        return list(self.input)  # type: ignore[arg-type]
+
+
+class ClassifyRequest(TaskRequest):
+    """Label each text of ``input``, or each ``[first, second]`` of ``pairs``; exactly one of the two is given."""
+
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
+    pairs: Annotated[list[Annotated[list[Text], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
+    multi_label: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_input(self) -> "ClassifyRequest":
+        if (self.input is None) == (self.pairs is None):
+            raise ValueError("give exactly one of 'input' (texts) and 'pairs' (pairs of texts)")
+        return self
+
+
+class FewShotExample(BaseModel):
+    """A worked example."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    input: Text
+    output: Text
+    reasoning: Text | None = None
+
+
+class FewShotRequest(TaskRequest):
+    """Do a task from examples in the prompt: labels are scored, or (without labels) an answer is generated."""
+
+    instruction: Text = ""
+    examples: Annotated[list[FewShotExample], Field(max_length=MAX_INPUTS)] = []
+    queries: Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
+    labels: Annotated[list[Annotated[str, Field(min_length=1, max_length=4096)]], Field(min_length=2, max_length=MAX_LABELS)] | None = None
+    template: Text | None = None
+    calibrate: bool = False
+    max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 32
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] = []
+
+
+class TokenizeRequest(TaskRequest):
+    """Show how the model reads a text."""
+
+    text: Text
+    add_special_tokens: bool = True
+
+
+class DetokenizeRequest(TaskRequest):
+    """Turn token ids back into text."""
+
+    token_ids: Annotated[list[int], Field(max_length=MAX_TEXT_CHARS)]

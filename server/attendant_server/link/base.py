@@ -1,0 +1,72 @@
+"""How a gateway sees an engine replica, whether in the same process or across the network.
+
+A link carries requests one way and outputs the other; what a request means is the gateway's business. Everything here
+runs on the gateway's event loop.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from attendant_engine.types import EngineOutput, EngineRequest, ModelInfo
+
+OutputSink = Callable[[EngineOutput], None]
+"""Receives each output of one request, on the event loop; the last one of each sequence has a finish reason or an error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaLoad:
+    """What a replica last said about its load."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_cache_usage_ratio: float = 0.0
+
+
+class ReplicaLink(Protocol):
+    """One engine replica of one model.
+
+    When a replica is lost, every live sink gets an output with error code ``not_ready``: a request never just hangs.
+    """
+
+    @property
+    def replica_id(self) -> str:
+        """Unique in the application; the ``replica`` label of metrics."""
+        ...
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What it serves; None until it has loaded."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Loaded, not draining, and its engine thread seen alive within the heartbeat limit."""
+        ...
+
+    @property
+    def status(self) -> str:
+        """"ready", or a sentence that says why not."""
+        ...
+
+    @property
+    def load(self) -> ReplicaLoad:
+        """Its load, at most one heartbeat old."""
+        ...
+
+    @property
+    def metrics_text(self) -> bytes:
+        """Its last metrics in Prometheus text form, at most two seconds old."""
+        ...
+
+    def submit(self, request: EngineRequest, sink: OutputSink) -> None:
+        """Send a request; outputs (refusals too) come to ``sink``. Raises ``ServingError`` not_ready if the link is down."""
+        ...
+
+    def abort(self, request_id: str) -> None:
+        """Stop a request; its sink is not called again. Unknown ids are ignored."""
+        ...
+
+    async def close(self) -> None:
+        """Leave; live sinks get ``not_ready``."""
+        ...
