@@ -20,6 +20,8 @@ class ModelConfig:
     ``max_position_embeddings`` is the model's own context. ``rope_theta`` is None for learned positions.
     ``labels`` are in id order; ``multi_label`` means sigmoid a label instead of one softmax.
     ``pooling`` None: the checkpoint names none, and none is guessed.
+    ``scale_attn_weights`` False leaves out the usual 1 / sqrt(head_dim); ``scale_attn_by_inverse_layer_idx`` divides
+    the scores of layer i by i + 1 (both GPT-2's).
     """
 
     family: Family
@@ -50,6 +52,8 @@ class ModelConfig:
     normalize: bool = False
     max_sequence_length: int | None = None
     checkpoint_dtype: str = "float32"
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
 
     @property
     def num_queries_per_kv(self) -> int:

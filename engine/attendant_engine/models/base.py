@@ -25,6 +25,10 @@ class ModelInputs:
     layer_caches: tuple[LayerCache, ...] | None = None
     token_type_ids: torch.Tensor | None = None
 
+    def caches_by_layer(self, num_layers: int) -> tuple[LayerCache | None, ...]:
+        """Return each layer's cache, or ``num_layers`` times None without one."""
+        return (None,) * num_layers if self.layer_caches is None else self.layer_caches
+
 
 class Trunk(Protocol):
     """The Transformer itself, without a head. Called under ``torch.inference_mode``."""
@@ -43,9 +47,9 @@ class LanguageModelHead(Protocol):
 
 
 class PoolingHead(Protocol):
-    """Hidden states of whole sequences to one embedding each."""
+    """Hidden states of whole sequences to one embedding each. ``default_pooling`` None: the checkpoint names none."""
 
-    default_pooling: PoolingMode
+    default_pooling: PoolingMode | None
     default_normalize: bool
 
     def __call__(

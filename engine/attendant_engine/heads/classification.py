@@ -1,0 +1,48 @@
+"""Sequence classification: one row of label logits a sequence, as the families' checkpoints define it.
+
+Names mirror ``BertForSequenceClassification`` (pooler, classifier) and the decoders' ``score``.
+"""
+
+import torch
+from torch import nn
+
+from attendant_engine.layers.linear import Linear
+
+
+class BertPooler(nn.Module):
+    """tanh(dense(first token)), trained by next-sentence prediction (Devlin et al. 2019)."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dense = Linear(hidden_size, hidden_size, bias=True)
+
+    def forward(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """``[T, E]`` and ``[S + 1]`` to ``[S, E]``."""
+        return torch.tanh(self.dense(hidden[cu_seqlens[:-1].long()]))
+
+
+class PoolerClassification(nn.Module):
+    """A linear classifier over BERT's pooler."""
+
+    def __init__(self, hidden_size: int, num_labels: int) -> None:
+        super().__init__()
+        self.pooler = BertPooler(hidden_size)
+        self.classifier = Linear(hidden_size, num_labels, bias=True)
+
+    def forward(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """``[T, E]`` and ``[S + 1]`` to raw logits ``[S, num_labels]`` float32."""
+        out: torch.Tensor = self.classifier(self.pooler(hidden, cu_seqlens)).float()
+        return out
+
+
+class LastTokenClassification(nn.Module):
+    """A linear classifier over a decoder's last token, which alone has seen the whole text."""
+
+    def __init__(self, hidden_size: int, num_labels: int) -> None:
+        super().__init__()
+        self.score = Linear(hidden_size, num_labels, bias=False)
+
+    def forward(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """``[T, E]`` and ``[S + 1]`` to raw logits ``[S, num_labels]`` float32."""
+        out: torch.Tensor = self.score(hidden[cu_seqlens[1:].long() - 1]).float()
+        return out

@@ -1,0 +1,32 @@
+"""Matrix products with weights: ``[*, in] -> [*, out]``, weights always held ``[out, in]``."""
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+
+class Linear(nn.Module):
+    """y = x W^T + b, with uninitialised ``weight`` ``[out, in]`` and ``bias`` ``[out]`` for a loader to fill."""
+
+    is_transposed_in_checkpoint = False
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``[*, out]``."""
+        return linear(x, self.weight, self.bias)
+
+
+class Conv1D(Linear):
+    """A ``Linear`` whose checkpoint holds the weight ``[in, out]``, as GPT-2's do.
+
+    The loader transposes it once, so that a decode step is an ordinary product.
+    """
+
+    is_transposed_in_checkpoint = True
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=True)
