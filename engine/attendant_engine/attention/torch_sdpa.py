@@ -161,7 +161,7 @@ def _attend_chunk(
         values = cache.value[chunk.blocks].view(-1, num_kv_heads, head_dim)[: chunk.num_keys].to(q.dtype)
     num_groups = q.shape[1] // num_kv_heads
     # [K, G, T, D] queries against keys whose G axis has stride zero: one call, nothing copied.
-    queries = q[rows].unflatten(1, (num_kv_heads, num_groups)).permute(1, 2, 0, 3)
+    queries = q[rows].view(-1, num_kv_heads, num_groups, head_dim).permute(1, 2, 0, 3)
     grouped_keys = keys.permute(1, 0, 2)[:, None].expand(-1, num_groups, -1, -1)
     grouped_values = values.permute(1, 0, 2)[:, None].expand(-1, num_groups, -1, -1)
     attended = scaled_dot_product_attention(
@@ -176,6 +176,6 @@ def _attend_decodes(q: torch.Tensor, cache: LayerCache, group: _DecodeGroup, out
     keys = cache.key[group.blocks].view(num_sequences, -1, num_kv_heads, head_dim)[:, : group.num_keys].transpose(1, 2)
     values = cache.value[group.blocks].view(num_sequences, -1, num_kv_heads, head_dim)[:, : group.num_keys].transpose(1, 2)
     # One query a sequence: the G heads that share a key/value head stand where query positions would, [N, K, G, D].
-    queries = q[group.rows].unflatten(1, (num_kv_heads, -1))
+    queries = q[group.rows].view(num_sequences, num_kv_heads, -1, head_dim)
     attended = scaled_dot_product_attention(queries, keys.to(q.dtype), values.to(q.dtype), attn_mask=group.mask, scale=scale)
     out[group.rows] = attended.flatten(1, 2)

@@ -20,9 +20,7 @@ class Pooling:
         Sums are in float32, each sequence by itself, so company in the batch changes nothing.
         """
         bounds = cu_seqlens.tolist()
-        pooled = [
-            _pool(hidden[first:last].float(), mode) for first, last, mode in zip(bounds[:-1], bounds[1:], pooling, strict=True)
-        ]
+        pooled = [_pool(hidden[first:last].float(), mode) for first, last, mode in zip(bounds[:-1], bounds[1:], pooling, strict=True)]
         vectors = [
             torch.nn.functional.normalize(vector, dim=0) if is_normalized else vector
             for vector, is_normalized in zip(pooled, normalize, strict=True)

@@ -45,9 +45,7 @@ class BertSelfAttention(nn.Module):
         self.key = Linear(hidden_size, hidden_size, bias=True)
         self.value = Linear(hidden_size, hidden_size, bias=True)
         head_dim = hidden_size // num_heads
-        self.attend = Attention(
-            backend, num_heads=num_heads, num_kv_heads=num_heads, head_dim=head_dim, scale=head_dim**-0.5
-        )
+        self.attend = Attention(backend, num_heads=num_heads, num_kv_heads=num_heads, head_dim=head_dim, scale=head_dim**-0.5)
 
     def forward(self, x: torch.Tensor, cache: LayerCache | None, metadata: AttentionMetadata) -> torch.Tensor:
         """``[T, E]`` to ``[T, E]``."""

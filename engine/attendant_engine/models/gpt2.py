@@ -23,9 +23,7 @@ class GPT2Attention(nn.Module):
         super().__init__()
         self.c_attn = Conv1D(hidden_size, 3 * hidden_size)
         self.c_proj = Conv1D(hidden_size, hidden_size)
-        self.attend = Attention(
-            backend, num_heads=num_heads, num_kv_heads=num_heads, head_dim=hidden_size // num_heads, scale=scale
-        )
+        self.attend = Attention(backend, num_heads=num_heads, num_kv_heads=num_heads, head_dim=hidden_size // num_heads, scale=scale)
 
     def forward(self, x: torch.Tensor, cache: LayerCache | None, metadata: AttentionMetadata) -> torch.Tensor:
         """``[T, E]`` to ``[T, E]``."""

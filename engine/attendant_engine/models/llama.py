@@ -28,9 +28,7 @@ class LlamaAttention(nn.Module):
         self.k_proj = Linear(hidden_size, num_kv_heads * head_dim, bias=bias)
         self.v_proj = Linear(hidden_size, num_kv_heads * head_dim, bias=bias)
         self.o_proj = Linear(num_heads * head_dim, hidden_size, bias=bias)
-        self.attend = Attention(
-            backend, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, scale=head_dim**-0.5
-        )
+        self.attend = Attention(backend, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, scale=head_dim**-0.5)
 
     def forward(
         self,
@@ -78,9 +76,7 @@ class LlamaLayer(nn.Module):
             backend=backend,
         )
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.mlp = LlamaMLP(
-            config.hidden_size, config.intermediate_size, bias=config.mlp_bias, activation=ACTIVATIONS[config.activation]
-        )
+        self.mlp = LlamaMLP(config.hidden_size, config.intermediate_size, bias=config.mlp_bias, activation=ACTIVATIONS[config.activation])
 
     def forward(
         self,
