@@ -46,7 +46,7 @@ class ReplicaLink(Protocol):
 
     @property
     def status(self) -> str:
-        """"ready", or a sentence that says why not."""
+        """Return "ready", or a sentence that says why not."""
         ...
 
     @property
