@@ -7,32 +7,52 @@ fits a certain model (context, vocabulary, tasks) is the gateway's business, not
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_INPUTS = 2048
 MAX_TEXT_CHARS = 4_000_000
 MAX_LABELS = 1024
+MAX_LOGIT_BIAS = 1024
+MAX_FIELDS = 128
 
+# Long lists stop at their first bad item, and each list of a union has its own bound: a megabyte of nulls otherwise
+# makes millions of error records before anything is refused.
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
-TokenIdList = Annotated[list[int], Field(min_length=1, max_length=MAX_TEXT_CHARS)]
+TokenIdList = Annotated[list[int], Field(min_length=1, max_length=MAX_TEXT_CHARS, fail_fast=True)]
+TextList = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+TokenIdLists = Annotated[list[TokenIdList], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+TextPair = Annotated[list[Text], Field(min_length=2, max_length=2)]
 Prompt = Text | TokenIdList
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class TaskRequest(BaseModel):
-    """What every request has: strict types, no unknown fields, no NaN, and the name of a model."""
+def _check_num_biases(value: Any) -> Any:
+    """Refuse an object that is too large before its entries are looked at; pydantic counts them only afterwards."""
+    if isinstance(value, dict) and len(value) > MAX_LOGIT_BIAS:
+        raise ValueError(f"it has {len(value)} entries; it must have at most {MAX_LOGIT_BIAS}")
+    return value
+
+
+class StrictModel(BaseModel):
+    """A request or a part of one: strict types, no unknown fields, no NaN, an explicit null the same as absence."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-    model: Annotated[str, Field(min_length=1, max_length=256)]
 
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, data: Any) -> Any:
-        """An explicit null is the same as an absent field."""
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None}
-        return data
+        """An explicit null is the same as an absent field; thousands of unknown fields are one fault, not thousands."""
+        if not isinstance(data, dict):
+            return data
+        if len(data) > MAX_FIELDS:
+            raise ValueError(f"an object has {len(data)} fields; it must have at most {MAX_FIELDS}")
+        return {key: value for key, value in data.items() if value is not None}
+
+
+class TaskRequest(StrictModel):
+    """What every request has: the name of a model."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class SamplingFields(BaseModel):
@@ -45,7 +65,9 @@ class SamplingFields(BaseModel):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] = {}
+    logit_bias: Annotated[
+        dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LOGIT_BIAS), BeforeValidator(_check_num_biases)
+    ] = {}
     min_tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] = []
     stop_token_ids: Annotated[list[int], Field(max_length=64)] = []
@@ -65,7 +87,7 @@ class SamplingFields(BaseModel):
 class CompletionRequest(TaskRequest, SamplingFields):
     """Continue one or more prompts (text or token ids)."""
 
-    prompt: Text | TokenIdList | Annotated[list[Text] | list[TokenIdList], Field(min_length=1, max_length=MAX_INPUTS)]
+    prompt: Text | TokenIdList | TextList | TokenIdLists
     max_tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 16
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -77,14 +99,12 @@ class CompletionRequest(TaskRequest, SamplingFields):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return list(self.prompt)  # type: ignore[arg-type]
+            return [self.prompt]
+        return list(self.prompt)
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(StrictModel):
     """One turn of a conversation."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
     content: Text
@@ -102,7 +122,7 @@ class ChatRequest(TaskRequest, SamplingFields):
 class EmbedRequest(TaskRequest):
     """Turn each input (text or token ids) into a vector."""
 
-    input: Text | TokenIdList | Annotated[list[Text] | list[TokenIdList], Field(min_length=1, max_length=MAX_INPUTS)]
+    input: Text | TokenIdList | TextList | TokenIdLists
     dimensions: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     pooling: Literal["mean", "cls", "last"] | None = None
     normalize: bool | None = None
@@ -113,15 +133,17 @@ class EmbedRequest(TaskRequest):
         if isinstance(self.input, str):
             return [self.input]
         if isinstance(self.input[0], int):
-            return [self.input]  # type: ignore[list-item]
-        return list(self.input)  # type: ignore[arg-type]
+            return [self.input]
+        return list(self.input)
 
 
 class ClassifyRequest(TaskRequest):
     """Label each text of ``input``, or each ``[first, second]`` of ``pairs``; exactly one of the two is given."""
 
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
-    pairs: Annotated[list[Annotated[list[Text], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
+    pairs: Annotated[list[Annotated[list[Text], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=MAX_INPUTS)] | None = (
+        None
+    )
     multi_label: bool | None = None
 
     @model_validator(mode="after")
@@ -131,10 +153,8 @@ class ClassifyRequest(TaskRequest):
         return self
 
 
-class FewShotExample(BaseModel):
+class FewShotExample(StrictModel):
     """A worked example."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     input: Text
     output: Text
@@ -157,13 +177,15 @@ class FewShotRequest(TaskRequest):
 
 
 class TokenizeRequest(TaskRequest):
-    """Show how the model reads a text."""
+    """Show how the model reads a text, or a conversation as its chat template writes it (``text`` is then not looked at)."""
 
-    text: Text
+    text: Text = ""
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
     add_special_tokens: bool = True
+    add_generation_prompt: bool = True
 
 
 class DetokenizeRequest(TaskRequest):
     """Turn token ids back into text."""
 
-    token_ids: Annotated[list[int], Field(max_length=MAX_TEXT_CHARS)]
+    token_ids: Annotated[list[int], Field(max_length=MAX_TEXT_CHARS, fail_fast=True)]
