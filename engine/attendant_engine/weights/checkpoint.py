@@ -4,7 +4,7 @@ from pathlib import Path
 
 from attendant_engine.config import ModelConfig
 from attendant_engine.errors import CheckpointError
-from attendant_engine.weights.json_fields import read_fields, read_optional_fields
+from attendant_engine.json_fields import read_fields, read_optional_fields
 from attendant_engine.weights.model_config import parse_model_config
 from attendant_engine.weights.safetensors_files import BYTES_BY_DTYPE, TensorHeaders, read_headers
 from attendant_engine.weights.sentence_transformers import read_embedding_recipe

@@ -7,10 +7,10 @@ are ignored. Key names and defaults follow Hugging Face's configuration classes.
 from dataclasses import replace
 
 from attendant_engine.config import Family, HeadKind, ModelConfig
+from attendant_engine.json_fields import Fields
 from attendant_engine.layers.activations import ACTIVATIONS
 from attendant_engine.layers.rotary import SCALINGS
 from attendant_engine.models.registry import ARCHITECTURES, FAMILIES
-from attendant_engine.weights.json_fields import Fields
 from attendant_engine.weights.sentence_transformers import EmbeddingRecipe
 
 _DTYPES = ("float32", "float16", "bfloat16")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from attendant_engine.errors import CheckpointError
-from attendant_engine.weights.json_fields import read_fields
+from attendant_engine.json_fields import read_fields
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

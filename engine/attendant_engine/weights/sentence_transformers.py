@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 
 from attendant_engine.errors import CheckpointError
+from attendant_engine.json_fields import Fields, read_fields, read_json, read_optional_fields
 from attendant_engine.types import PoolingMode
-from attendant_engine.weights.json_fields import Fields, read_fields, read_json, read_optional_fields
 
 _MODE_BY_NAME: dict[str, PoolingMode] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 
