@@ -18,7 +18,7 @@ SERVICE_NAME = "grpc.health.v1.Health"
 
 
 class HealthHandlers:
-    """Answer ``Check`` at once and ``Watch`` whenever the status changes, seen within ``poll_interval_s``."""
+    """Answer ``Check`` and ``List`` at once, and ``Watch`` whenever the status changes, seen within ``poll_interval_s``."""
 
     def __init__(self, gateway: GatewayTasks, *, poll_interval_s: float = 0.5) -> None:
         self._gateway = gateway
@@ -47,6 +47,11 @@ class HealthHandlers:
                 last = status
                 yield health_pb2.HealthCheckResponse(status=status)
             await asyncio.sleep(self._poll_interval_s)
+
+    async def List(self, request: health_pb2.HealthListRequest, grpc_context: GrpcContext) -> health_pb2.HealthListResponse:
+        """Return the status of the whole server and of every model."""
+        names = ["", *(card.id for card in self._gateway.list_models())]
+        return health_pb2.HealthListResponse(statuses={name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in names})
 
     def _status(self, service: str) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
         try:

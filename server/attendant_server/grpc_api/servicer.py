@@ -5,8 +5,9 @@ second parameter has Ray's name for it. Closing or cancelling an RPC cancels the
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -21,6 +22,7 @@ from attendant.v1 import (
     tokenization_pb2,
 )
 from attendant_server.errors import ServingError
+from attendant_server.gateway import requests as canonical
 from attendant_server.gateway.interface import CallContext, GatewayTasks, StreamItem
 from attendant_server.grpc_api import requests, responses
 from attendant_server.grpc_api.call import GrpcCall, GrpcContext
@@ -30,6 +32,21 @@ from attendant_server.status import view_error
 _log = logging.getLogger(__name__)
 
 ResponseT = TypeVar("ResponseT", bound=Message)
+
+# What an RPC's message becomes, so that a field which its task does not have gets its "did you mean".
+_REQUEST_TYPES: Mapping[str, type[canonical.TaskRequest]] = MappingProxyType(
+    {
+        "Complete": canonical.CompletionRequest,
+        "StreamComplete": canonical.CompletionRequest,
+        "Chat": canonical.ChatRequest,
+        "StreamChat": canonical.ChatRequest,
+        "Embed": canonical.EmbedRequest,
+        "Classify": canonical.ClassifyRequest,
+        "FewShot": canonical.FewShotRequest,
+        "Tokenize": canonical.TokenizeRequest,
+        "Detokenize": canonical.DetokenizeRequest,
+    }
+)
 
 
 class InferenceHandlers:
@@ -203,7 +220,7 @@ class InferenceHandlers:
         return call.call_context(endpoint, tenant)
 
     def _fail(self, call: GrpcCall, endpoint: str, error: Exception) -> None:
-        view = view_error(error, request_id=call.request_id)
+        view = view_error(error, request_type=_REQUEST_TYPES.get(endpoint), request_id=call.request_id)
         if view.code == "server_error":
             _log.error("%s failed", endpoint, extra={"request_id": call.request_id}, exc_info=error)
         call.fail(view)

@@ -56,7 +56,7 @@ def add_inference_servicer(servicer: Any, server: Any) -> None:
 
 
 def add_health_servicer(servicer: Any, server: Any) -> None:
-    """Add ``grpc.health.v1.Health``; ``servicer`` has ``Check`` and ``Watch``."""
+    """Add ``grpc.health.v1.Health``; ``servicer`` has ``Check``, ``List`` and ``Watch``."""
     _add(health_pb2.DESCRIPTOR.services_by_name["Health"], servicer, server)
 
 
