@@ -1,0 +1,106 @@
+"""Gives sequences their cache blocks: finds cached prefixes, reserves slots, copies on write, shares on a fork.
+
+Every change of hands between a sequence and the pool is here. Knows no queues and no priorities.
+"""
+
+from attendant_engine.cache.block_pool import BlockPool
+from attendant_engine.cache.hashing import extend_hashes
+from attendant_engine.sequence import Sequence
+
+
+class BlockManager:
+    """The blocks of all running sequences, ``block_size`` positions each."""
+
+    def __init__(self, *, num_blocks: int, block_size: int, enable_prefix_caching: bool) -> None:
+        self.pool = BlockPool(num_blocks)
+        self.block_size = block_size
+        self._enable_prefix_caching = enable_prefix_caching
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that the whole cache can hold."""
+        return self.pool.num_blocks * self.block_size
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """Return the number of blocks that ``num_tokens`` positions take."""
+        return -(-num_tokens // self.block_size)
+
+    def try_admit(self, sequence: Sequence) -> bool:
+        """Give ``sequence`` the cached blocks of its prefix if all its tokens could be computed with what is available now.
+
+        At least its last token stays to be computed: its logits are wanted, and the cache keeps only keys and values.
+        """
+        prefix = self._cached_prefix(sequence)
+        missing = self.blocks_for(len(sequence.token_ids)) - len(prefix)
+        if missing > self.pool.num_available - self.pool.num_unheld(prefix):
+            return False
+        self.pool.share(prefix)
+        sequence.block_ids = prefix
+        sequence.num_computed_tokens = len(prefix) * self.block_size
+        return True
+
+    def num_blocks_missing(self, sequence: Sequence, num_tokens: int) -> int:
+        """Return how many more blocks computing the next ``num_tokens`` tokens takes, one for a copy on write included."""
+        missing = self.blocks_for(sequence.num_computed_tokens + num_tokens) - len(sequence.block_ids)
+        return missing + (1 if self._writes_to_shared_block(sequence) else 0)
+
+    def reserve(self, sequence: Sequence, num_tokens: int) -> tuple[int, int] | None:
+        """Allocate the blocks of the next ``num_tokens`` tokens; return the copy ``(source, destination)`` to make first, if any."""
+        block_copy = None
+        if self._writes_to_shared_block(sequence):
+            block_idx = sequence.num_computed_tokens // self.block_size
+            source, destination = sequence.block_ids[block_idx], self.pool.allocate()
+            sequence.block_ids[block_idx] = destination
+            self.pool.release([source])
+            block_copy = (source, destination)
+        for _ in range(self.blocks_for(sequence.num_computed_tokens + num_tokens) - len(sequence.block_ids)):
+            sequence.block_ids.append(self.pool.allocate())
+        return block_copy
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Let ``child`` hold all blocks of ``parent`` too, the partial last one included; who writes first copies it."""
+        self.pool.share(parent.block_ids)
+        child.block_ids = list(parent.block_ids)
+        child.block_hashes = list(parent.block_hashes)
+        child.num_computed_tokens = parent.num_computed_tokens
+
+    def commit(self, sequence: Sequence, num_tokens: int) -> None:
+        """Count ``num_tokens`` more tokens as computed, and name the blocks which that filled, for others to share."""
+        first = sequence.num_computed_tokens // self.block_size
+        sequence.num_computed_tokens += num_tokens
+        last = sequence.num_computed_tokens // self.block_size
+        if self._enable_prefix_caching and last > first:
+            self._extend_hashes(sequence, sequence.num_computed_tokens)
+            for block_idx in range(first, last):
+                self.pool.name(sequence.block_ids[block_idx], sequence.block_hashes[block_idx])
+
+    def release(self, sequence: Sequence) -> None:
+        """Take all blocks of ``sequence`` back; nothing of it counts as computed any more."""
+        self.pool.release(sequence.block_ids)
+        sequence.block_ids = []
+        sequence.num_computed_tokens = 0
+
+    def discard(self, sequence: Sequence) -> list[int]:
+        """Release a sequence whose keys and values are not to be trusted; return the blocks nobody holds now, to be zeroed."""
+        block_ids = sequence.block_ids
+        own = [block_id for block_id in block_ids if not self.pool.is_shared(block_id)]
+        self.pool.forget(own)
+        self.release(sequence)
+        return own
+
+    def _writes_to_shared_block(self, sequence: Sequence) -> bool:
+        block_idx = sequence.num_computed_tokens // self.block_size
+        return block_idx < len(sequence.block_ids) and self.pool.is_shared(sequence.block_ids[block_idx])
+
+    def _cached_prefix(self, sequence: Sequence) -> list[int]:
+        if not self._enable_prefix_caching:
+            return []
+        max_cached = len(sequence.token_ids) - 1
+        next_scored = sequence.state.next_scored_position
+        if sequence.index == 0 and next_scored < sequence.num_prompt_tokens:
+            max_cached = min(max_cached, next_scored - 1)  # the row before a scored position must be computed
+        self._extend_hashes(sequence, len(sequence.token_ids))
+        return self.pool.match(sequence.block_hashes, max_cached // self.block_size)
+
+    def _extend_hashes(self, sequence: Sequence, num_tokens: int) -> None:
+        extend_hashes(sequence.block_hashes, sequence.state.request.cache_salt, sequence.token_ids, num_tokens, self.block_size)

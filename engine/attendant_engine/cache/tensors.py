@@ -1,0 +1,45 @@
+"""The memory behind the block ids: one key and one value tensor a layer. Knows no sequences and no reference counts."""
+
+from collections.abc import Sequence
+
+import torch
+
+from attendant_engine.attention.base import LayerCache
+from attendant_engine.config import ModelConfig
+
+
+class CacheTensors:
+    """Keys and values of every layer, ``[B, P, K, D]`` each, all zero at first."""
+
+    def __init__(self, model: ModelConfig, *, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (num_blocks, block_size, model.num_kv_heads, model.head_dim)
+        # Zeros, not empty: a masked position is multiplied by 0, and 0 times a stray NaN is NaN.
+        self.layers = tuple(
+            LayerCache(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
+            for _ in range(model.num_layers)
+        )
+        self._device = device
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all layers together."""
+        return sum(layer.key.nbytes + layer.value.nbytes for layer in self.layers)
+
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy blocks ``(source, destination)`` in every layer; all are read before any is written."""
+        if not copies:
+            return
+        sources = torch.tensor([source for source, _ in copies], device=self._device)
+        destinations = torch.tensor([destination for _, destination in copies], device=self._device)
+        for layer in self.layers:
+            layer.key[destinations] = layer.key[sources]
+            layer.value[destinations] = layer.value[sources]
+
+    def zero_blocks(self, block_ids: Sequence[int]) -> None:
+        """Overwrite blocks that may contain non-finite values, so that no later holder can meet them."""
+        if not block_ids:
+            return
+        ids = torch.tensor(block_ids, device=self._device)
+        for layer in self.layers:
+            layer.key[ids] = 0
+            layer.value[ids] = 0

@@ -1,0 +1,98 @@
+"""Changes to raw logits before a token is chosen, in the order of vLLM: minimum length, bias, penalties.
+
+Each works on flat (row, token) pairs of those rows alone that ask for it, so a request that does not ask pays nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from attendant_engine.sequence import Sequence as EngineSequence
+
+_NEVER = float("-inf")
+
+
+def needs_processing(sequence: EngineSequence) -> bool:
+    """Say whether any processor would change the next logits of ``sequence``."""
+    params = sequence.state.request.params
+    return bool(
+        params.logit_bias
+        or params.repetition_penalty != 1.0
+        or params.presence_penalty != 0.0
+        or params.frequency_penalty != 0.0
+        or sequence.num_output_tokens < params.min_tokens
+    )
+
+
+def process_logits(logits: torch.Tensor, sequences: Sequence[EngineSequence]) -> None:
+    """Apply every processor, in place, to ``logits`` ``[N, V]`` float32; row i belongs to ``sequences[i]``."""
+    rows = [(row, sequence) for row, sequence in enumerate(sequences) if needs_processing(sequence)]
+    if not rows:
+        return
+    _mask_until_min_tokens(logits, rows)
+    _add_bias(logits, rows)
+    _penalise_repetition(logits, rows)
+    _penalise_output(logits, rows)
+
+
+_Rows = list[tuple[int, EngineSequence]]
+
+
+def _mask_until_min_tokens(logits: torch.Tensor, rows: _Rows) -> None:
+    pairs = [
+        (row, token_id)
+        for row, sequence in rows
+        if sequence.num_output_tokens < sequence.state.request.params.min_tokens
+        for token_id in sequence.state.masked_ids
+    ]
+    if pairs:
+        row_ids, token_ids = _indices(pairs, logits.device)
+        logits[row_ids, token_ids] = _NEVER
+
+
+def _add_bias(logits: torch.Tensor, rows: _Rows) -> None:
+    biases = [(row, token_id, bias) for row, sequence in rows for token_id, bias in sequence.state.request.params.logit_bias]
+    if biases:
+        row_ids, token_ids = _indices([(row, token_id) for row, token_id, _ in biases], logits.device)
+        logits[row_ids, token_ids] += _floats([bias for *_, bias in biases], logits.device)
+
+
+def _penalise_repetition(logits: torch.Tensor, rows: _Rows) -> None:
+    """Divide positive and multiply negative logits of tokens seen in prompt or output (Keskar et al. 2019)."""
+    pairs: list[tuple[int, int]] = []
+    penalties: list[float] = []
+    for row, sequence in rows:
+        penalty = sequence.state.request.params.repetition_penalty
+        if penalty != 1.0:
+            seen = sequence.prompt_ids.union(sequence.output_counts)
+            pairs.extend((row, token_id) for token_id in seen)
+            penalties.extend([penalty] * len(seen))
+    if pairs:
+        row_ids, token_ids = _indices(pairs, logits.device)
+        chosen, penalty_of = logits[row_ids, token_ids], _floats(penalties, logits.device)
+        logits[row_ids, token_ids] = torch.where(chosen > 0, chosen / penalty_of, chosen * penalty_of)
+
+
+def _penalise_output(logits: torch.Tensor, rows: _Rows) -> None:
+    """Subtract presence once, and frequency once an occurrence, for tokens of the output (OpenAI)."""
+    pairs: list[tuple[int, int]] = []
+    amounts: list[float] = []
+    for row, sequence in rows:
+        params = sequence.state.request.params
+        if params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
+            for token_id, count in sequence.output_counts.items():
+                pairs.append((row, token_id))
+                amounts.append(params.presence_penalty + params.frequency_penalty * count)
+    if pairs:
+        row_ids, token_ids = _indices(pairs, logits.device)
+        logits[row_ids, token_ids] -= _floats(amounts, logits.device)
+
+
+def _indices(pairs: Iterable[tuple[int, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    columns = torch.from_numpy(np.array(list(pairs), dtype=np.int64).T.copy()).to(device)
+    return columns[0], columns[1]
+
+
+def _floats(values: list[float], device: torch.device) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -1,0 +1,215 @@
+"""The engine: requests in, one step at a time, outputs out.
+
+Synchronous and single-threaded; whoever calls it owns the thread. ``step`` is the whole of it: schedule, run,
+postprocess.
+"""
+
+import secrets
+import time
+from itertools import count
+
+from attendant_engine.block_manager import BlockManager
+from attendant_engine.cache.tensors import CacheTensors
+from attendant_engine.config import EngineConfig
+from attendant_engine.errors import InvalidRequestError
+from attendant_engine.models.base import LoadedModel
+from attendant_engine.outputs import aborted_outputs, final_output, finish_reason, pooled_output, token_output
+from attendant_engine.runner import Runner
+from attendant_engine.scheduler import Scheduler
+from attendant_engine.sequence import (
+    GenerationState,
+    PoolingResult,
+    PoolingState,
+    ScheduledStep,
+    Sequence,
+    SequenceResult,
+    SequenceStatus,
+    StepResult,
+)
+from attendant_engine.stats import LoadStats, StepOutput, StepStats
+from attendant_engine.types import EngineOutput, EngineRequest, GenerationRequest, ModelInfo, OutputError, PoolingRequest, SequenceOutput
+from attendant_engine.validation import RequestValidator
+
+
+class Engine:
+    """One model and its requests.
+
+    ``config`` has every choice resolved; ``num_blocks`` is the cache's size, 0 for a model without a language-model
+    head. ``load_stats`` says how long loading took and what it planned.
+    """
+
+    def __init__(
+        self, model: LoadedModel, info: ModelInfo, config: EngineConfig, *, num_blocks: int, load_stats: LoadStats | None = None
+    ) -> None:
+        assert config.max_batch_tokens is not None and config.max_num_seqs is not None, "the configuration is not resolved"
+        self.info = info
+        self.load_stats = load_stats or LoadStats()
+        self._blocks: BlockManager | None = None
+        cache: CacheTensors | None = None
+        if num_blocks > 0:
+            self._blocks = BlockManager(
+                num_blocks=num_blocks, block_size=config.block_size, enable_prefix_caching=config.enable_prefix_caching
+            )
+            cache = CacheTensors(model.config, num_blocks=num_blocks, block_size=config.block_size, dtype=model.dtype, device=model.device)
+        self._cache_bytes = 0 if cache is None else cache.num_bytes
+        self._scheduler = Scheduler(
+            self._blocks,
+            max_batch_tokens=config.max_batch_tokens,
+            max_num_seqs=config.max_num_seqs,
+            max_queue=config.max_queue,
+        )
+        self._runner = Runner(model, cache, block_size=config.block_size)
+        self._validator = RequestValidator(
+            model, max_model_len=info.max_model_len, max_cache_tokens=0 if self._blocks is None else self._blocks.max_tokens
+        )
+        self._requests: dict[str, GenerationState | PoolingState] = {}
+        self._ended_between_steps: list[EngineOutput] = []
+        self._arrivals = count()
+        self._step_indices = count()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute or report anything."""
+        return bool(self._ended_between_steps) or self._scheduler.has_work
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that have not ended."""
+        return len(self._requests)
+
+    def add_request(self, request: EngineRequest) -> None:
+        """Queue ``request``.
+
+        Raises ``InvalidRequestError`` and its kinds for what cannot be served, ``QueueFullError`` for what cannot be served now.
+        """
+        if request.request_id in self._requests:
+            raise InvalidRequestError(f"A request {request.request_id!r} is in flight already; choose another id.", param="request_id")
+        state = self._new_generation(request) if isinstance(request, GenerationRequest) else self._new_pooling(request)
+        self._scheduler.add(state)
+        self._requests[request.request_id] = state
+
+    def abort(self, request_id: str) -> None:
+        """End a request now; its blocks are free on return and the next step reports it. An unknown id is no error: it has ended."""
+        state = self._requests.pop(request_id, None)
+        if state is None:
+            return
+        self._ended_between_steps += aborted_outputs(state, time.monotonic())
+        if isinstance(state, PoolingState):
+            self._scheduler.finish_pooling(state)
+        else:
+            for sequence in state.unfinished:
+                self._scheduler.finish(sequence)
+
+    def step(self) -> StepOutput:
+        """Advance every sequence that has its turn by one token or one chunk of its prompt."""
+        started_s = time.monotonic()
+        scheduled = self._scheduler.schedule(started_s)
+        result = self._runner.run(scheduled)
+        outputs = self._postprocess(result)
+        return StepOutput(outputs=outputs, stats=self._stats(scheduled, outputs, started_s))
+
+    def fail_all(self, error: OutputError) -> tuple[EngineOutput, ...]:
+        """End every request with ``error``, for a caller whose ``step`` raised; the engine is of no use afterwards."""
+        now_s = time.monotonic()
+        outputs = self._ended_between_steps
+        for state in self._requests.values():
+            if isinstance(state, PoolingState):
+                outputs.append(pooled_output(PoolingResult(state, error=error)))
+            else:
+                outputs += [final_output(sequence, "error", now_s, error) for sequence in state.unfinished]
+        self._requests.clear()
+        self._ended_between_steps = []
+        return tuple(outputs)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget every prompt that no running sequence holds."""
+        if self._blocks is not None:
+            self._blocks.pool.clear_cached()
+
+    def check_integrity(self) -> None:
+        """Assert that requests, queues and blocks agree: free + cached + held = all."""
+        self._scheduler.check_integrity()
+        live = [s for state in self._requests.values() if isinstance(state, GenerationState) for s in state.unfinished]
+        queued = [sequence for sequence in live if sequence.status is not SequenceStatus.UNFORKED]
+        num_pooling = sum(1 for state in self._requests.values() if isinstance(state, PoolingState))
+        assert len(queued) + num_pooling == self._scheduler.num_running + self._scheduler.num_waiting, "a sequence was lost"
+
+    def _new_generation(self, request: GenerationRequest) -> GenerationState:
+        params = request.params
+        eos_ids = self.info.eos_token_ids
+        state = GenerationState(
+            request=request,
+            arrival=next(self._arrivals),
+            arrival_s=time.monotonic(),
+            seed=secrets.randbits(63) if params.seed is None else params.seed,
+            max_tokens=self._validator.max_new_tokens(request),
+            stop_ids=frozenset(params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *eos_ids)),
+            masked_ids=tuple({*params.stop_token_ids, *eos_ids}) if params.min_tokens > 0 else (),
+        )
+        state.sequences.extend(Sequence(state, index) for index in range(request.n))
+        if params.prompt_logprobs is not None and params.prompt_logprobs_start == 0:
+            state.prompt_logprobs.append(None)  # nothing predicts the first token
+        return state
+
+    def _new_pooling(self, request: PoolingRequest) -> PoolingState:
+        self._validator.check_pooling(request)
+        return PoolingState(request=request, arrival=next(self._arrivals), arrival_s=time.monotonic())
+
+    def _postprocess(self, result: StepResult) -> tuple[EngineOutput, ...]:
+        outputs = self._ended_between_steps
+        self._ended_between_steps = []
+        now_s = time.monotonic()
+        for sequence_result in result.sequences:
+            self._advance(sequence_result, now_s, outputs)
+        for pooling_result in result.pooled:
+            del self._requests[pooling_result.state.request_id]
+            outputs.append(pooled_output(pooling_result))
+        return tuple(outputs)
+
+    def _advance(self, result: SequenceResult, now_s: float, outputs: list[EngineOutput]) -> None:
+        """Apply what one sequence's computation found to it, and to the siblings that shared it."""
+        scheduled = result.scheduled
+        state = scheduled.sequence.state
+        if scheduled.sequence.status is SequenceStatus.FINISHED:
+            return  # its request failed with a sibling of this step
+        if result.error is not None:
+            self._fail(state, result.error, now_s, outputs)
+            return
+        state.prompt_logprobs.extend(result.prompt_logprobs)
+        self._scheduler.commit(scheduled)
+        for token in result.sampled:
+            token.sequence.append(token.token_id, now_s)
+            reason = finish_reason(token.sequence)
+            outputs.append(token_output(token, reason, now_s))
+            if reason is not None:
+                self._scheduler.finish(token.sequence)
+        if state.max_tokens == 0 and scheduled.sequence.num_uncomputed_tokens == 0:
+            for sequence in state.unfinished:
+                outputs.append(final_output(sequence, "length", now_s))
+                self._scheduler.finish(sequence)
+        if not state.unfinished:
+            del self._requests[state.request_id]
+
+    def _fail(self, state: GenerationState, error: OutputError, now_s: float, outputs: list[EngineOutput]) -> None:
+        """End every sequence of a request at fault, and erase what only it held in the cache."""
+        for sequence in state.unfinished:
+            self._runner.zero_blocks(self._scheduler.discard(sequence))
+            outputs.append(final_output(sequence, "error", now_s, error))
+        del self._requests[state.request_id]
+
+    def _stats(self, scheduled: ScheduledStep, outputs: tuple[EngineOutput, ...], started_s: float) -> StepStats:
+        num_pooled_tokens = sum(state.num_tokens for state in scheduled.pooled)
+        return StepStats(
+            step_index=next(self._step_indices),
+            step_s=time.monotonic() - started_s,
+            num_sequences=len(scheduled.sequences) + len(scheduled.pooled),
+            num_tokens=num_pooled_tokens + sum(item.num_tokens for item in scheduled.sequences),
+            num_prompt_tokens=num_pooled_tokens + scheduled.num_prompt_tokens,
+            num_cached_prompt_tokens=scheduled.num_cached_prompt_tokens,
+            num_generated_tokens=sum(len(output.token_ids) for output in outputs if isinstance(output, SequenceOutput)),
+            num_preemptions=scheduled.num_preemptions,
+            num_running=self._scheduler.num_running,
+            num_waiting=self._scheduler.num_waiting,
+            kv_cache_usage_ratio=0.0 if self._blocks is None else self._blocks.pool.num_held / self._blocks.pool.num_blocks,
+            kv_cache_bytes=self._cache_bytes,
+        )

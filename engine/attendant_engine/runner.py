@@ -1,0 +1,161 @@
+"""Runs one step on the model: packs it, computes only the rows whose logits are wanted, and samples.
+
+A fault stays with its request (see ``fault_isolation``): an exception, or numbers that are not finite, in the hidden
+states of its own rows or in its logits. Knows no queues; reads sequences and changes none.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+
+from attendant_engine.batch import pack_pooling, pack_sequences
+from attendant_engine.cache.tensors import CacheTensors
+from attendant_engine.decoding.logprobs import token_logprobs
+from attendant_engine.errors import RequestFaultError
+from attendant_engine.fault_isolation import run_isolated
+from attendant_engine.models.base import LoadedModel
+from attendant_engine.sampling import sample
+from attendant_engine.sequence import (
+    PoolingResult,
+    PoolingState,
+    SampledToken,
+    ScheduledSequence,
+    ScheduledStep,
+    SequenceResult,
+    StepResult,
+)
+from attendant_engine.types import OutputError, TokenLogprobs
+
+_NUM_SCORED_ROWS = 128  # prompt rows whose logits exist at one time: 128 x 50,257 x 4 bytes = 26 MB
+
+_NOT_FINITE = OutputError(code=RequestFaultError.code, message="The model's output for this request is not finite.")
+_RAISED = OutputError(code=RequestFaultError.code, message="The model failed on this request.")
+
+
+class Runner:
+    """The model with its cache; ``cache`` is None for a model that only pools."""
+
+    def __init__(self, model: LoadedModel, cache: CacheTensors | None, *, block_size: int) -> None:
+        self._model = model
+        self._cache = cache
+        self._block_size = block_size
+
+    @torch.inference_mode()
+    def run(self, step: ScheduledStep) -> StepResult:
+        """Compute ``step`` and return one result for each of its sequences or pooling requests."""
+        if step.pooled:
+            pooled = run_isolated(step.pooled, self._run_pooled, lambda state: PoolingResult(state, error=_RAISED))
+            return StepResult(pooled=tuple(pooled))
+        if not step.sequences:
+            return StepResult()
+        assert self._cache is not None
+        self._cache.copy_blocks([item.block_copy for item in step.sequences if item.block_copy is not None])
+        results = run_isolated(step.sequences, self._run_sequences, lambda item: SequenceResult(item, error=_RAISED))
+        return StepResult(sequences=tuple(results))
+
+    @torch.inference_mode()
+    def zero_blocks(self, block_ids: Sequence[int]) -> None:
+        """Erase what a failed request left in the cache."""
+        assert self._cache is not None
+        self._cache.zero_blocks(block_ids)
+
+    def _run_sequences(self, scheduled: Sequence[ScheduledSequence]) -> list[SequenceResult]:
+        assert self._cache is not None
+        inputs = pack_sequences(scheduled, layer_caches=self._cache.layers, block_size=self._block_size, device=self._model.device)
+        hidden = self._model.trunk(inputs)
+        ends = list(accumulate(item.num_tokens for item in scheduled))
+        # A decode's only row becomes logits, and is checked there.
+        faulty = _faulty_sequences(hidden, ends) if ends[-1] > len(ends) else set()
+        sampled = self._sample(hidden, scheduled, ends, faulty)
+        scored = self._score_prompts(hidden, scheduled, ends, faulty)
+        return [
+            SequenceResult(item, error=_NOT_FINITE)
+            if idx in faulty
+            else SequenceResult(item, sampled=tuple(sampled.get(idx, ())), prompt_logprobs=tuple(scored.get(idx, ())))
+            for idx, item in enumerate(scheduled)
+        ]
+
+    def _sample(
+        self, hidden: torch.Tensor, scheduled: Sequence[ScheduledSequence], ends: Sequence[int], faulty: set[int]
+    ) -> dict[int, list[SampledToken]]:
+        """Draw for every sampler of every sequence whose last token this was; add to ``faulty`` those without finite logits."""
+        wanted = [idx for idx, item in enumerate(scheduled) if item.samplers and idx not in faulty]
+        if not wanted:
+            return {}
+        logits = self._logits(hidden, [ends[idx] - 1 for idx in wanted])
+        are_finite = _finite_rows(logits)
+        faulty.update(idx for idx, is_finite in zip(wanted, are_finite, strict=True) if not is_finite)
+        owners = [(row, idx) for row, idx in enumerate(wanted) if are_finite[row] for _ in scheduled[idx].samplers]
+        if not owners:
+            return {}
+        if len(owners) != len(wanted) or not all(are_finite):
+            logits = logits[[row for row, _ in owners]]
+        sequences = [sampler for row, idx in enumerate(wanted) if are_finite[row] for sampler in scheduled[idx].samplers]
+        sampled: dict[int, list[SampledToken]] = {}
+        for (_, idx), token in zip(owners, sample(logits, sequences), strict=True):
+            sampled.setdefault(idx, []).append(token)
+        return sampled
+
+    def _score_prompts(
+        self, hidden: torch.Tensor, scheduled: Sequence[ScheduledSequence], ends: Sequence[int], faulty: set[int]
+    ) -> dict[int, list[TokenLogprobs]]:
+        """Return the log-probabilities of the prompt positions that this step is to score."""
+        wanted = [
+            (idx, ends[idx] - item.num_tokens + position - 1 - item.sequence.num_computed_tokens, item.sequence.token_ids[position])
+            for idx, item in enumerate(scheduled)
+            if idx not in faulty
+            for position in item.scored_positions
+        ]
+        scored: dict[int, list[TokenLogprobs]] = {}
+        for start in range(0, len(wanted), _NUM_SCORED_ROWS):
+            some = wanted[start : start + _NUM_SCORED_ROWS]
+            num_top = [scheduled[idx].sequence.state.request.params.prompt_logprobs or 0 for idx, _, _ in some]
+            logits = self._logits(hidden, [row for _, row, _ in some])
+            for (idx, _, _), entry in zip(some, token_logprobs(logits, [token for _, _, token in some], num_top), strict=True):
+                scored.setdefault(idx, []).append(entry)
+                if not math.isfinite(entry.logprob):
+                    faulty.add(idx)
+        return scored
+
+    def _logits(self, hidden: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        assert self._model.lm_head is not None
+        if len(rows) == hidden.shape[0]:
+            return self._model.lm_head(hidden)
+        return self._model.lm_head(hidden[torch.tensor(rows, device=hidden.device)])
+
+    def _run_pooled(self, states: Sequence[PoolingState]) -> list[PoolingResult]:
+        inputs = pack_pooling(states, is_causal=self._model.config.is_causal, device=self._model.device)
+        hidden = self._model.trunk(inputs)
+        cu_seqlens = inputs.attention.cu_seqlens_q
+        if states[0].request.task == "classification":
+            assert self._model.classification_head is not None
+            pooled = self._model.classification_head(hidden, cu_seqlens)
+        else:
+            head = self._model.pooling_head
+            assert head is not None
+            modes = tuple(mode for state in states if (mode := state.request.pooling or head.default_pooling) is not None)
+            normalize = tuple(head.default_normalize if state.request.normalize is None else state.request.normalize for state in states)
+            pooled = head(hidden, cu_seqlens, modes, normalize)
+        return [
+            PoolingResult(state, values=tuple(values)) if all(map(math.isfinite, values)) else PoolingResult(state, error=_NOT_FINITE)
+            for state, values in zip(states, pooled.tolist(), strict=True)
+        ]
+
+
+def _faulty_sequences(hidden: torch.Tensor, ends: Sequence[int]) -> set[int]:
+    are_finite = _finite_rows(hidden)
+    if all(are_finite):
+        return set()
+    starts = [0, *ends[:-1]]
+    return {idx for idx, (start, end) in enumerate(zip(starts, ends, strict=True)) if not all(are_finite[start:end])}
+
+
+def _finite_rows(rows: torch.Tensor) -> list[bool]:
+    """Say of each row whether all its values are finite. A sum is finite only then, and is one pass without a mask."""
+    are_finite: list[bool] = rows.sum(dim=-1, dtype=torch.float32).isfinite().tolist()
+    if all(are_finite):
+        return are_finite
+    exact: list[bool] = rows.isfinite().all(dim=-1).tolist()
+    return exact
