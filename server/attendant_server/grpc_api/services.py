@@ -37,7 +37,7 @@ def server_options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", -1),
         # A port that another server has is an error, not shared by chance.
         ("grpc.so_reuseport", 0),
-        # Clients of ours ping while a stream is quiet.
+        # Callers may keep a quiet connection open with pings.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]

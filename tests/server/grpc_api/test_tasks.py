@@ -164,5 +164,5 @@ async def test_both_kinds_of_deadline_reach_the_gateway_and_the_sooner_counts(ga
     await stub.Detokenize(request, metadata=(("x-request-timeout-s", "inf"),))
     (_, first), (_, second), (_, third) = gateway.calls
     assert first.deadline_s is not None and second.deadline_s is not None
-    assert 25 < first.deadline_s - second.deadline_s <= 30
+    assert 25 < first.deadline_s - second.deadline_s < 35
     assert third.deadline_s is None or math.isinf(third.deadline_s)
