@@ -95,9 +95,7 @@ def make_tokenizer(pieces: list[tuple[str, float]]) -> Tokenizer:
             if left in vocabulary and right in vocabulary:
                 merges.append((-pieces[token_id][1], vocabulary[left], vocabulary[right], left, right))
     merges.sort()
-    tokenizer = Tokenizer(
-        BPE(vocabulary, [merge[3:] for merge in merges], unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True)
-    )
+    tokenizer = Tokenizer(BPE(vocabulary, [merge[3:] for merge in merges], unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
