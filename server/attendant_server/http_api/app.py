@@ -1,0 +1,74 @@
+"""The HTTP application: all routes and the middleware around them, over any gateway.
+
+It is made without a running event loop and holds no connection, so it serves under uvicorn and as a Serve ingress alike;
+the gateway may be given as a function that finds it later.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from attendant_server.config import Settings
+from attendant_server.errors import ServingError
+from attendant_server.gateway.interface import GatewayTasks
+from attendant_server.http_api.call import request_id_of
+from attendant_server.http_api.generation_routes import generation_routes
+from attendant_server.http_api.middleware import BodyLimit, KeyCheck, RequestGuard
+from attendant_server.http_api.openapi import build_document
+from attendant_server.http_api.pages import page_routes
+from attendant_server.http_api.responses import error_response
+from attendant_server.http_api.service_routes import service_routes
+from attendant_server.http_api.task_routes import task_routes
+from attendant_server.http_api.tokenizer_routes import tokenizer_routes
+
+
+def create_app(gateway: GatewayTasks | Callable[[], GatewayTasks], settings: Settings) -> FastAPI:
+    """Return the application in front of ``gateway``, or of what it returns when called (``ServingError`` while there is none)."""
+    get_gateway: Callable[[], GatewayTasks] = gateway if callable(gateway) else lambda: gateway
+    app = _Application(docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
+    for router in (
+        generation_routes(get_gateway),
+        task_routes(get_gateway),
+        tokenizer_routes(get_gateway),
+        service_routes(get_gateway),
+        page_routes(),
+    ):
+        app.include_router(router)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(KeyCheck, gateway=get_gateway)
+    app.add_middleware(RequestGuard)
+    return app
+
+
+class _Application(FastAPI):
+    """FastAPI with a document of our own making, built at the first request for it."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        if self.openapi_schema is None:
+            self.openapi_schema = build_document(self)
+        return self.openapi_schema
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    """Answer what the router itself refuses: unknown routes and wrong methods."""
+    if not isinstance(error, HTTPException):
+        raise error
+    path = ascii(request.scope["path"][:80])
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("allow", (error.headers or {}).get("Allow", "another method"))
+        refused = ServingError("method_not_allowed", f"{path} does not take {request.method[:16]}; use {allowed}")
+        response = error_response(refused, request_id_of(request.scope))
+        response.headers["allow"] = allowed
+        return response
+    if error.status_code == 404:
+        return error_response(
+            ServingError("not_found", f"there is no {path} here; /docs lists what there is"), request_id_of(request.scope)
+        )
+    return error_response(ServingError("invalid_value", "the request is not valid HTTP for this route"), request_id_of(request.scope))
