@@ -7,13 +7,18 @@ postprocess.
 import secrets
 import time
 from itertools import count
+from pathlib import Path
+
+import torch
 
 from attendant_engine.block_manager import BlockManager
 from attendant_engine.cache.tensors import CacheTensors
 from attendant_engine.config import EngineConfig
-from attendant_engine.errors import InvalidRequestError
+from attendant_engine.description import describe_model
+from attendant_engine.errors import CheckpointError, InvalidRequestError
 from attendant_engine.models.base import LoadedModel
 from attendant_engine.outputs import aborted_outputs, final_output, finish_reason, pooled_output, token_output
+from attendant_engine.plan import plan_model
 from attendant_engine.runner import Runner
 from attendant_engine.scheduler import Scheduler
 from attendant_engine.sequence import (
@@ -27,8 +32,43 @@ from attendant_engine.sequence import (
     StepResult,
 )
 from attendant_engine.stats import LoadStats, StepOutput, StepStats
-from attendant_engine.types import EngineOutput, EngineRequest, GenerationRequest, ModelInfo, OutputError, PoolingRequest, SequenceOutput
+from attendant_engine.types import (
+    EngineOutput,
+    EngineRequest,
+    GenerationRequest,
+    ModelInfo,
+    OutputError,
+    PoolingRequest,
+    SamplingParams,
+    SequenceOutput,
+)
 from attendant_engine.validation import RequestValidator
+from attendant_engine.weights.loader import load_model
+
+_WARM_UP_ID = "warm-up"
+_NUM_WARM_UP_TOKENS = 32
+
+
+def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
+    """Load the checkpoint in ``path`` to be served as ``name``: plan, read the weights, allocate the cache, warm up.
+
+    Raises ``CheckpointError`` for the checkpoint and ``InvalidRequestError`` for the configuration.
+    """
+    started_s = time.perf_counter()
+    plan = plan_model(path, config)
+    planned_s = time.perf_counter()
+    device = torch.device(plan.config.device)
+    model = load_model(path, dtype=plan.dtype, device=device, attention_backend=plan.config.attention_backend)
+    loaded_s = time.perf_counter()
+    engine = Engine(model, describe_model(model, plan, path=path, name=name), plan.config, num_blocks=plan.num_blocks)
+    engine.warm_up()
+    engine.load_stats = LoadStats(
+        phase_s={"config": planned_s - started_s, "weights": loaded_s - planned_s, "warmup": time.perf_counter() - loaded_s},
+        weight_bytes=model.load_stats.weight_bytes,
+        kv_cache_bytes=plan.kv_cache_bytes,
+        num_blocks=plan.num_blocks,
+    )
+    return engine
 
 
 class Engine:
@@ -108,6 +148,12 @@ class Engine:
         outputs = self._postprocess(result)
         return StepOutput(outputs=outputs, stats=self._stats(scheduled, outputs, started_s))
 
+    def abort_all(self) -> tuple[EngineOutput, ...]:
+        """End every request and return what the next step would have reported."""
+        for request_id in list(self._requests):
+            self.abort(request_id)
+        return self._postprocess(StepResult())
+
     def fail_all(self, error: OutputError) -> tuple[EngineOutput, ...]:
         """End every request with ``error``, for a caller whose ``step`` raised; the engine is of no use afterwards."""
         now_s = time.monotonic()
@@ -120,6 +166,24 @@ class Engine:
         self._requests.clear()
         self._ended_between_steps = []
         return tuple(outputs)
+
+    def warm_up(self) -> None:
+        """Compute one short request of each kind that the model serves, so that no caller pays for what happens once.
+
+        Raises ``CheckpointError`` for a model that fails even so.
+        """
+        for task in self.info.tasks:
+            prompt = (0,) * min(_NUM_WARM_UP_TOKENS, self.info.max_model_len - 1)
+            if task == "completion" and prompt:
+                params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
+                self.add_request(GenerationRequest(request_id=_WARM_UP_ID, prompt_token_ids=prompt, params=params))
+            elif task in ("embedding", "classification"):
+                self.add_request(PoolingRequest(request_id=_WARM_UP_ID, prompt_token_ids=(0, *prompt), task=task, pooling="mean"))
+            while self.has_work:
+                if any(output.error is not None for output in self.step().outputs):
+                    raise CheckpointError("The model fails on its first request; its weights or this build are damaged.")
+        self.reset_prefix_cache()
+        self._step_indices = count()
 
     def reset_prefix_cache(self) -> None:
         """Forget every prompt that no running sequence holds."""

@@ -4,6 +4,8 @@ All arithmetic is on small integers, exact in float32 in any order, so two runs 
 and one wrong slot, position or block changes the answer.
 """
 
+import itertools
+
 import torch
 
 from attendant_engine.attention.base import LayerCache
@@ -62,7 +64,7 @@ class FakeClassifier:
     def __call__(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         """``[S, 2]``."""
         bounds = cu_seqlens.tolist()
-        return torch.stack([hidden[first:last, :2].sum(dim=0) for first, last in zip(bounds[:-1], bounds[1:], strict=True)])
+        return torch.stack([hidden[first:last, :2].sum(dim=0) for first, last in itertools.pairwise(bounds)])
 
 
 def _attend(values: torch.Tensor, cache: LayerCache, inputs: ModelInputs) -> torch.Tensor:

@@ -1,0 +1,53 @@
+"""Says what a loaded model is and does, for gateways that validate, tokenise for and describe it."""
+
+from pathlib import Path
+
+from attendant_engine import __version__
+from attendant_engine.json_fields import Fields, read_optional_fields
+from attendant_engine.models.base import LoadedModel
+from attendant_engine.plan import Plan
+from attendant_engine.tokenizers.chat_template import load_chat_templates
+from attendant_engine.types import ModelInfo, Task
+
+_SETTINGS_FILE = "tokenizer_config.json"
+
+
+def describe_model(model: LoadedModel, plan: Plan, *, path: Path, name: str) -> ModelInfo:
+    """Return the ``ModelInfo`` of a checkpoint loaded from ``path`` and served as ``name``; "chat" needs its own template."""
+    config, head = model.config, model.pooling_head
+    return ModelInfo(
+        name=name,
+        path=str(path),
+        family=config.family,
+        kind=config.kind,
+        tasks=_tasks(model, path),
+        digest=model.digest,
+        engine_version=__version__,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device_kind=model.device.type,
+        max_model_len=plan.max_model_len,
+        vocab_size=config.vocab_size,
+        num_parameters=model.num_parameters,
+        eos_token_ids=config.eos_token_ids,
+        embedding_size=None if head is None else config.hidden_size,
+        pooling=None if head is None else head.default_pooling,
+        normalize=head is not None and head.default_normalize,
+        labels=config.labels,
+        multi_label=config.multi_label,
+        uses_token_types=config.type_vocab_size > 0,
+    )
+
+
+def _tasks(model: LoadedModel, path: Path) -> tuple[Task, ...]:
+    tasks: list[Task] = []
+    if model.lm_head is not None:
+        tasks.append("completion")
+        settings = read_optional_fields(path, _SETTINGS_FILE) or Fields(_SETTINGS_FILE, {})
+        if load_chat_templates(path, settings).is_present:
+            tasks.append("chat")
+        tasks.append("few-shot")
+    if model.pooling_head is not None:
+        tasks.append("embedding")
+    if model.classification_head is not None:
+        tasks.append("classification")
+    return tuple(tasks)

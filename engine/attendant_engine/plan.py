@@ -1,0 +1,229 @@
+"""Plans a model's place on a machine before a weight is read: every "auto" resolved, and memory as factors with units.
+
+The key/value cache is modest by default: enough for every sequence of a full step at ``TYPICAL_TOKENS``, and never more
+than a share of the memory that the weights leave. Reads ``config.json`` and tensor headers alone.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+
+from attendant_engine.attention.registry import resolve_backend_name
+from attendant_engine.config import EngineConfig, ModelConfig
+from attendant_engine.errors import InvalidRequestError
+from attendant_engine.machine import available_memory_bytes
+from attendant_engine.weights.checkpoint import read_model_config, read_tensor_headers
+
+TYPICAL_TOKENS = 2048
+"""Length of a sequence that the default cache has room for, ``max_num_seqs`` times over."""
+
+_MAX_CACHE_SHARE = {"cpu": 0.25, "cuda": 0.75}  # a GPU is there for the model; a CPU's memory is everybody's
+_MAX_NUM_SEQS = {"cpu": 64, "cuda": 256}
+_MAX_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
+_MIN_BLOCKS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a model will take on this machine. Sizes in bytes, lengths in tokens.
+
+    ``config`` has nothing left to resolve. ``available_bytes`` is what the weights leave of the device's free memory.
+    ``num_blocks`` is 0 for a model that keeps no keys and values.
+    """
+
+    model: ModelConfig
+    config: EngineConfig
+    max_model_len: int
+    max_num_seqs: int
+    max_batch_tokens: int
+    weight_bytes: int
+    available_bytes: int
+    num_blocks: int
+
+    @property
+    def bytes_per_token(self) -> int:
+        """A key and a value in every layer for every key/value head."""
+        return 2 * self.model.num_layers * self.model.num_kv_heads * self.model.head_dim * self.dtype.itemsize
+
+    @property
+    def bytes_per_block(self) -> int:
+        """``block_size`` positions."""
+        return self.config.block_size * self.bytes_per_token
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """The whole cache."""
+        return self.num_blocks * self.bytes_per_block
+
+    @property
+    def num_cache_tokens(self) -> int:
+        """Positions in the whole cache."""
+        return self.num_blocks * self.config.block_size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, activations and cache."""
+        return torch_dtype(self.config)
+
+
+def plan_model(path: Path, config: EngineConfig) -> Plan:
+    """Plan the checkpoint in ``path``. Raises ``CheckpointError`` for the checkpoint, ``InvalidRequestError`` for the configuration."""
+    model = read_model_config(path)
+    resolved = resolve(model, config)
+    num_elements = sum(math.prod(shape) for _, shape in read_tensor_headers(path).values())
+    weight_bytes = num_elements * torch_dtype(resolved).itemsize
+    free_bytes = available_memory_bytes(torch.device(resolved.device))
+    return plan_memory(model, resolved, weight_bytes=weight_bytes, available_bytes=max(0, free_bytes - weight_bytes))
+
+
+def torch_dtype(config: EngineConfig) -> torch.dtype:
+    """Return torch's name for a resolved configuration's dtype."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.dtype]
+
+
+def resolve(model: ModelConfig, config: EngineConfig) -> EngineConfig:
+    """Return ``config`` with device, dtype, backend and limits chosen, all but the cache's size.
+
+    Limits that exceed the model's own are lowered to them. A pooling model computes a text whole, so its steps hold at
+    least one of full length. Raises ``InvalidRequestError`` for a choice that this machine does not have.
+    """
+    device: Literal["cpu", "cuda"] = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidRequestError("device is cuda and this machine has no usable CUDA device; use cpu or auto.", param="device")
+    own_dtype = cast(Literal["float32", "bfloat16", "float16"], model.checkpoint_dtype) if device == "cuda" else "float32"
+    max_model_len = min(_positive("max_model_len", config.max_model_len) or _own_length(model), _own_length(model))
+    max_num_seqs = _positive("max_num_seqs", config.max_num_seqs) or _MAX_NUM_SEQS[device]
+    max_batch_tokens = _positive("max_batch_tokens", config.max_batch_tokens) or _MAX_BATCH_TOKENS[device]
+    _positive("block_size", config.block_size)
+    _positive("max_queue", config.max_queue)
+    return replace(
+        config,
+        device=device,
+        dtype=own_dtype if config.dtype == "auto" else config.dtype,
+        attention_backend=resolve_backend_name(config.attention_backend, torch.device(device)),
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_batch_tokens=max_batch_tokens if model.head == "language_model" else max(max_batch_tokens, max_model_len),
+    )
+
+
+def plan_memory(model: ModelConfig, config: EngineConfig, *, weight_bytes: int, available_bytes: int) -> Plan:
+    """Size the cache of a resolved configuration; raise ``InvalidRequestError`` where too little is left for one to work."""
+    assert config.max_model_len is not None and config.max_num_seqs is not None and config.max_batch_tokens is not None
+    plan = Plan(
+        model=model,
+        config=config,
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        max_batch_tokens=config.max_batch_tokens,
+        weight_bytes=weight_bytes,
+        available_bytes=available_bytes,
+        num_blocks=0,
+    )
+    if model.head != "language_model":
+        return plan
+    num_blocks = _num_blocks(plan)
+    if num_blocks < _MIN_BLOCKS:
+        raise InvalidRequestError(
+            f"There is room for {num_blocks} cache blocks of {_bytes(plan.bytes_per_block)}; it takes at least {_MIN_BLOCKS}. "
+            "Free some memory or raise --kv-cache-memory.",
+            param="kv_cache_memory_bytes",
+        )
+    return replace(plan, num_blocks=num_blocks)
+
+
+def describe_plan(plan: Plan) -> str:
+    """Write the plan's arithmetic out, one quantity a line."""
+    return "\n".join(f"{name:<17}{value}" for name, value in _lines(plan))
+
+
+def _lines(plan: Plan) -> list[tuple[str, str]]:
+    model, config = plan.model, plan.config
+    lines = [
+        (
+            "model",
+            f"{model.family} {model.kind}, {model.head.replace('_', ' ')} head, {model.num_layers} layers, hidden {model.hidden_size}",
+        ),
+        ("runs on", f"{config.device}, {config.dtype}, attention {config.attention_backend}"),
+        ("weights", _bytes(plan.weight_bytes)),
+        ("left by weights", _bytes(plan.available_bytes)),
+        ("longest sequence", f"{plan.max_model_len:,} tokens"),
+        ("one step", f"at most {plan.max_num_seqs:,} sequences and {plan.max_batch_tokens:,} tokens"),
+    ]
+    if plan.num_blocks == 0:
+        return [*lines, ("cache", "none: texts are computed whole")]
+    return [
+        *lines,
+        (
+            "cache a token",
+            f"2 (key and value) x {model.num_layers} layers x {model.num_kv_heads} key/value heads x {model.head_dim} elements "
+            f"x {plan.dtype.itemsize} B = {plan.bytes_per_token:,} B",
+        ),
+        ("cache a block", f"{config.block_size} tokens x {plan.bytes_per_token:,} B = {_bytes(plan.bytes_per_block)}"),
+        *_cache_size_lines(plan),
+        ("cache", f"{plan.num_blocks:,} blocks x {_bytes(plan.bytes_per_block)} = {_bytes(plan.kv_cache_bytes)}"),
+        (
+            "holds",
+            f"{plan.num_cache_tokens:,} tokens = {plan.num_cache_tokens / plan.max_model_len:,.1f} sequences of {plan.max_model_len:,}",
+        ),
+    ]
+
+
+def _cache_size_lines(plan: Plan) -> list[tuple[str, str]]:
+    if plan.config.kv_cache_memory_bytes is not None:
+        return [("cache asked for", f"--kv-cache-memory {_bytes(plan.config.kv_cache_memory_bytes)}")]
+    length, share = _typical_length(plan), _MAX_CACHE_SHARE[plan.config.device]
+    return [
+        (
+            "cache wanted",
+            f"{plan.max_num_seqs:,} sequences x {length:,} tokens x {plan.bytes_per_token:,} B = {_bytes(_wanted_bytes(plan))}",
+        ),
+        ("cache at most", f"{share:g} x {_bytes(plan.available_bytes)} = {_bytes(_most_bytes(plan))}"),
+    ]
+
+
+def _num_blocks(plan: Plan) -> int:
+    asked_bytes = plan.config.kv_cache_memory_bytes
+    if asked_bytes is None:
+        return min(_wanted_bytes(plan), _most_bytes(plan)) // plan.bytes_per_block
+    if asked_bytes > plan.available_bytes:
+        raise InvalidRequestError(
+            f"--kv-cache-memory asks for {_bytes(asked_bytes)} and the weights leave {_bytes(plan.available_bytes)}; ask for less.",
+            param="kv_cache_memory_bytes",
+        )
+    return asked_bytes // plan.bytes_per_block
+
+
+def _wanted_bytes(plan: Plan) -> int:
+    """Return the memory of all sequences of a full step, each a whole number of blocks long."""
+    blocks_per_sequence = -(-_typical_length(plan) // plan.config.block_size)
+    return max(plan.max_num_seqs * blocks_per_sequence, _MIN_BLOCKS) * plan.bytes_per_block
+
+
+def _typical_length(plan: Plan) -> int:
+    return min(plan.max_model_len, TYPICAL_TOKENS)
+
+
+def _most_bytes(plan: Plan) -> int:
+    return int(plan.available_bytes * _MAX_CACHE_SHARE[plan.config.device])
+
+
+def _own_length(model: ModelConfig) -> int:
+    return min(model.max_position_embeddings, model.max_sequence_length or model.max_position_embeddings)
+
+
+def _positive(param: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise InvalidRequestError(f"{param} is {value}; it must be at least 1.", param=param)
+    return value
+
+
+def _bytes(count: int) -> str:
+    """Write a size exactly and, from a kibibyte on, in the unit that people think in."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count:,} B ({count / size:.1f} {unit})"
+    return f"{count:,} B"
