@@ -5,16 +5,36 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
+from attendant_engine.stats import LoadStats
+from attendant_engine.types import ModelInfo
+from attendant_server.metrics import GatewayMetrics, ReplicaMetrics, merge_expositions
 from tests.external_tools import find_prometheus_program
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PROMETHEUS = _ROOT / "deploy" / "prometheus"
 _DASHBOARD = _ROOT / "deploy" / "grafana" / "dashboard.json"
-_METRIC = re.compile(r"\battendant_[a-z_]+\b")
+_METRIC = re.compile(r"\battendant_[a-z_]+\b|\bup\b")
+_GROUPED = re.compile(r"\bby \(([^)]*)\)")
+_MATCHED = re.compile(r"[{,]\s*([a-z_]+)\s*=")
+_MODEL = ModelInfo(
+    name="m",
+    path="m",
+    family="gpt2",
+    kind="decoder",
+    tasks=("completion",),
+    digest="0",
+    engine_version="0",
+    dtype="float32",
+    device_kind="cpu",
+    max_model_len=8,
+    vocab_size=8,
+)
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +69,19 @@ def test_prometheus_accepts_every_expression_of_the_dashboard(promtool: Path, tm
     assert _run(promtool, "check", "rules", str(file)) == ""
 
 
+def test_alerts_and_dashboard_ask_for_metrics_and_labels_that_the_server_has() -> None:
+    known = {"up": {"job", "instance"}, **_served_labels()}
+    expressions = [*_dashboard_expressions(), *(rule["expr"] for rule in _alerts())]
+    assert len(expressions) > 20
+    for expression in expressions:
+        names = set(_METRIC.findall(expression))
+        assert names, expression
+        assert names <= known.keys(), expression
+        used = {label.strip() for group in _GROUPED.findall(expression) for label in group.split(",")} | set(_MATCHED.findall(expression))
+        for name in names:
+            assert used <= known[name], f"{name} in {expression}"
+
+
 def test_panels_do_not_overlap() -> None:
     panels = json.loads(_DASHBOARD.read_text("utf-8"))["panels"]
     cells = [
@@ -59,6 +92,27 @@ def test_panels_do_not_overlap() -> None:
     ]
     assert len(cells) == len(set(cells))
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def _served_labels() -> dict[str, set[str]]:
+    """Return the label names of every series that a gateway and a replica serve once each of their metrics has a value."""
+    gateway = GatewayMetrics()
+    gateway.request_ended("completions", "ok", 1.0)
+    gateway.request_rejected("queue_full")
+    gateway.failed_over("m")
+    gateway.token_times("m").first_token(1.0)
+    replica = ReplicaMetrics(model="m", replica="r")
+    replica.loaded(_MODEL, LoadStats(phase_s={"weights": 1.0}))
+    text = merge_expositions([gateway.render(), replica.render()]).decode("utf-8")
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    return labels
+
+
+def _alerts() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load((_PROMETHEUS / "alerts.yml").read_text("utf-8"))["groups"] for rule in group["rules"]]
 
 
 def _dashboard_expressions() -> Iterator[str]:
