@@ -13,14 +13,9 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
-ROOT_LOGGER = "attendant"
+PACKAGES = ("attendant_server", "attendant_engine")
 
 _request_id: ContextVar[str] = ContextVar("attendant_request_id", default="")
-
-
-def get_logger(name: str) -> logging.Logger:
-    """Return the logger ``attendant.NAME``."""
-    return logging.getLogger(f"{ROOT_LOGGER}.{name}")
 
 
 @contextmanager
@@ -40,20 +35,21 @@ def log_event(logger: logging.Logger, level: int, event: str, /, *, exc_info: Ba
 
 
 def configure_logging(*, log_format: Literal["console", "json"], level: str, stream: TextIO | None = None) -> None:
-    """Send our loggers to ``stream`` (standard error by default); calling it again replaces what was set."""
+    """Send our packages' logs to ``stream`` (standard error by default); calling it again replaces what was set."""
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
-    root = logging.getLogger(ROOT_LOGGER)
-    for old in list(root.handlers):
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(level.upper())
-    root.propagate = False
+    for package in PACKAGES:
+        logger = logging.getLogger(package)
+        for old in list(logger.handlers):
+            logger.removeHandler(old)
+        logger.addHandler(handler)
+        logger.setLevel(level.upper())
+        logger.propagate = False
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = dict(getattr(record, "attendant_fields", {}))
-    request_id = fields.pop("request_id", "") or _request_id.get()
+    request_id = fields.pop("request_id", "") or getattr(record, "request_id", "") or _request_id.get()
     return {"request_id": request_id, **fields} if request_id else fields
 
 

@@ -84,7 +84,7 @@ def view_error(error: BaseException, *, request_type: type[BaseModel] | None = N
         return make_view(error.code, error.message, param=error.param)
     if isinstance(error, ValidationError):
         return view_violations(violations_of(error.errors(include_url=False), request_type))
-    if isinstance(error, asyncio.CancelledError):
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return make_view("cancelled", "the caller went away before the answer was ready")
     quote = f"; quote request id {request_id} when you report it" if request_id else ""
     return make_view("server_error", f"the server failed while answering this request{quote}")
@@ -109,8 +109,7 @@ def make_view(
         violations = (Violation(code=code, param=param, message=message),)
     return ErrorView(
         code=code,
-        # A lone surrogate in a caller's own words must not break the encoding of the answer that quotes it.
-        message=message.encode("utf-8", "backslashreplace").decode("utf-8"),
+        message=_as_sentence(message),
         param=param,
         http_status=status.http_status,
         openai_type=status.openai_type,
@@ -119,3 +118,9 @@ def make_view(
         retry_after_s=(DEFAULT_RETRY_AFTER_S if retry_after_s is None else retry_after_s) if status.is_retryable else None,
         violations=violations,
     )
+
+
+def _as_sentence(message: str) -> str:
+    """Capital letter first, full stop last, and no lone surrogate that would break the encoding of the answer."""
+    message = message.encode("utf-8", "backslashreplace").decode("utf-8").strip()
+    return message[:1].upper() + message[1:] + ("" if message.endswith((".", "!", "?")) else ".")

@@ -1,0 +1,99 @@
+"""Who may begin: a bounded number of permits a model, taken before any tokenising, and each call's last moment.
+
+A refused call costs nothing but its refusal. Times are seconds on ``time.monotonic``'s clock, which is also asyncio's.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from attendant_server.errors import ServingError
+
+RETRY_AFTER_S = 1.0
+"""When a refused caller may come back. Permits return one by one all the time, so soon is right."""
+
+T = TypeVar("T")
+
+
+class Admission:
+    """The permits of one model; a permit is held from before tokenising until the call has ended."""
+
+    def __init__(self, model: str, *, max_queue: int) -> None:
+        self._model = model
+        self._max_queue = max_queue
+        self._num_held = 0
+
+    @property
+    def num_held(self) -> int:
+        """Calls that are in."""
+        return self._num_held
+
+    def take(self) -> "Permit":
+        """Return a permit. Raises ``ServingError`` queue_full when all are out."""
+        if self._num_held >= self._max_queue:
+            raise ServingError(
+                "queue_full",
+                f"model '{self._model}' has {self._num_held} requests in hand and takes at most {self._max_queue}; try again in a moment",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._num_held += 1
+        return Permit(self)
+
+    def _give_back(self) -> None:
+        assert self._num_held > 0, "a permit was given back twice"
+        self._num_held -= 1
+
+
+class Permit:
+    """One admitted call's place."""
+
+    __slots__ = ("_admission",)
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission: Admission | None = admission
+
+    def release(self) -> None:
+        """Give the place to the next caller; calling it again does nothing."""
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            admission._give_back()
+
+
+class Deadline:
+    """The moment by which a call must be answered: the caller's own or the server's, whichever is sooner."""
+
+    __slots__ = ("_at_s", "_is_callers", "_started_s")
+
+    def __init__(self, *, callers_s: float | None, request_timeout_s: float) -> None:
+        self._started_s = time.monotonic()
+        servers_s = self._started_s + request_timeout_s
+        self._is_callers = callers_s is not None and callers_s <= servers_s
+        self._at_s = callers_s if callers_s is not None and callers_s <= servers_s else servers_s
+
+    @property
+    def at_s(self) -> float:
+        """The moment itself."""
+        return self._at_s
+
+    def check(self) -> None:
+        """Raise ``ServingError`` deadline_exceeded when it has passed."""
+        if time.monotonic() >= self._at_s:
+            raise self.error()
+
+    def error(self) -> ServingError:
+        """Return the error that says whose deadline it was and how long it left."""
+        left_s = max(0.0, self._at_s - self._started_s)
+        whose = "the request's deadline" if self._is_callers else "this server's limit for a request"
+        fix = "allow more time" if self._is_callers else "ask for fewer tokens"
+        return ServingError("deadline_exceeded", f"the answer was not ready after {left_s:.3g} s, {whose}; {fix} or stream the answer")
+
+    async def guard(self, work: Awaitable[T]) -> T:
+        """Await ``work``; cancel it and raise deadline_exceeded when the moment comes first."""
+        try:
+            async with asyncio.timeout_at(self._at_s) as scope:
+                return await work
+        except TimeoutError:
+            if scope.expired():
+                raise self.error() from None
+            raise

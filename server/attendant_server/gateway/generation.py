@@ -1,0 +1,230 @@
+"""Prompts being continued: which engine requests run, what their outputs become, and what they cost.
+
+A ``GenerationPlan`` is all that there is to say beforehand; a ``Generation`` hands out pieces until every output has
+ended. At most ``MAX_IN_FLIGHT`` sequences of one call are on engines at once, so that a long list leaves room for others.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from attendant_engine.tokenizers import Tokenizer
+from attendant_engine.types import EngineOutput, GenerationRequest, SamplingParams, SequenceOutput
+from attendant_server.gateway.admission import Deadline
+from attendant_server.gateway.in_flight import InFlight, RequestIds
+from attendant_server.gateway.prompts import EncodedPrompt
+from attendant_server.gateway.results import PositionLogprobs, Timing, Usage
+from attendant_server.gateway.sequence_reader import Piece, SequenceReader, prompt_positions, raise_if_failed
+from attendant_server.metrics import TokenTimes
+
+MAX_IN_FLIGHT = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationPlan:
+    """What is to be generated.
+
+    ``num_each`` sequences a prompt. ``num_top`` (best tokens a position) None: no log-probabilities in the answer;
+    ``num_prompt_top`` the same for the prompt. ``echo`` puts the prompt's text, and with ``num_top`` its positions, first.
+    """
+
+    prompts: tuple[EncodedPrompt, ...]
+    params: SamplingParams
+    num_each: int = 1
+    stop_texts: tuple[str, ...] = ()
+    echo: bool = False
+    num_top: int | None = None
+    num_prompt_top: int | None = None
+    priority: int = 0
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputPiece:
+    """A piece of output ``index`` of prompt ``prompt_idx``; ``prompt_logprobs`` come with the first piece of each output."""
+
+    prompt_idx: int
+    index: int
+    piece: Piece
+    prompt_logprobs: tuple[PositionLogprobs, ...] | None = None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _PromptState:
+    """One prompt on an engine."""
+
+    idx: int
+    readers: list[SequenceReader]
+    has_begun: list[bool]
+    echoed: tuple[PositionLogprobs, ...] | None = None
+    prompt_logprobs: tuple[PositionLogprobs, ...] | None = None
+    num_cached_tokens: int = 0
+    timing: Timing = field(default_factory=Timing)
+    last_piece_s: list[float | None]
+
+
+class Generation:
+    """A plan at work. ``in_flight`` must be closed by its owner, whatever happens."""
+
+    def __init__(
+        self,
+        plan: GenerationPlan,
+        *,
+        tokenizer: Tokenizer,
+        in_flight: InFlight,
+        request_ids: RequestIds,
+        deadline: Deadline,
+        times: TokenTimes | None = None,
+    ) -> None:
+        self._plan = plan
+        self._tokenizer = tokenizer
+        self._in_flight = in_flight
+        self._request_ids = request_ids
+        self._deadline = deadline
+        self._times = times
+        self._started_s = time.monotonic()
+        self._waiting: deque[int] = deque(range(len(plan.prompts)))
+        self._live: dict[str, _PromptState] = {}
+        self._states: list[_PromptState] = []
+        self._num_prompt_tokens = sum(len(prompt.token_ids) for prompt in plan.prompts)
+        self.seed: int | None = plan.params.seed
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        return Usage(
+            prompt_tokens=self._num_prompt_tokens,
+            cached_tokens=sum(state.num_cached_tokens for state in self._states),
+            completion_tokens=sum(reader.num_tokens for state in self._states for reader in state.readers),
+        )
+
+    @property
+    def timing(self) -> Timing:
+        """Seconds of the slowest prompt's stages, and of it all so far."""
+        return Timing(
+            queue_s=max((state.timing.queue_s for state in self._states), default=0.0),
+            prefill_s=max((state.timing.prefill_s for state in self._states), default=0.0),
+            decode_s=max((state.timing.decode_s for state in self._states), default=0.0),
+            total_s=time.monotonic() - self._started_s,
+        )
+
+    def mean_logprobs(self, prompt_idx: int) -> list[float]:
+        """Log-probability a token of each output of a prompt that has ended."""
+        state = next(state for state in self._states if state.idx == prompt_idx)
+        return [reader.mean_logprob for reader in state.readers]
+
+    def begin(self) -> None:
+        """Send the first requests. Raises not_ready."""
+        while self._waiting and (not self._live or self._num_live + self._plan.num_each <= MAX_IN_FLIGHT):
+            self._submit(self._waiting.popleft())
+
+    async def next(self) -> list[OutputPiece]:
+        """Wait for the next pieces; an empty list means that every output has ended. Raises what ended the request."""
+        while True:
+            self.begin()
+            if not self._live:
+                return []
+            pieces = [piece for output in await self._in_flight.take(self._deadline) for piece in self._read(output)]
+            if pieces:
+                return pieces
+
+    @property
+    def _num_live(self) -> int:
+        return sum(1 for state in self._live.values() for reader in state.readers if not reader.is_done)
+
+    def _submit(self, prompt_idx: int) -> None:
+        plan, prompt = self._plan, self._plan.prompts[prompt_idx]
+        first_offset = len(prompt.text) if plan.echo else 0
+        readers = [
+            SequenceReader(
+                self._tokenizer,
+                prompt_ids=prompt.token_ids,
+                stop_texts=plan.stop_texts,
+                min_tokens=plan.params.min_tokens,
+                num_top=plan.num_top,
+                first_offset=first_offset,
+            )
+            for _ in range(plan.num_each)
+        ]
+        state = _PromptState(idx=prompt_idx, readers=readers, has_begun=[False] * plan.num_each, last_piece_s=[None] * plan.num_each)
+        request_id = self._request_ids.make()
+        self._live[request_id] = state
+        self._states.append(state)
+        self._in_flight.submit(
+            GenerationRequest(
+                request_id=request_id,
+                prompt_token_ids=prompt.token_ids,
+                params=plan.params,
+                n=plan.num_each,
+                priority=plan.priority,
+                cache_salt=plan.cache_salt,
+            )
+        )
+
+    def _read(self, output: EngineOutput) -> Sequence[OutputPiece]:
+        assert isinstance(output, SequenceOutput), "a generation request was answered by a vector"
+        state = self._live.get(output.request_id)
+        if state is None:
+            return ()
+        raise_if_failed(output)
+        reader = state.readers[output.index]
+        if reader.is_done:
+            return ()
+        self._note(state, output)
+        piece = reader.read(output)
+        if all(each.is_done for each in state.readers):
+            del self._live[output.request_id]
+            # After a stop text the engine does not know yet that it may rest.
+            self._in_flight.abort(output.request_id)
+        is_first = not state.has_begun[output.index]
+        state.has_begun[output.index] = True
+        if is_first:
+            piece = self._with_echo(state, piece)
+        return (
+            OutputPiece(prompt_idx=state.idx, index=output.index, piece=piece, prompt_logprobs=state.prompt_logprobs if is_first else None),
+        )
+
+    def _note(self, state: _PromptState, output: SequenceOutput) -> None:
+        """Take in what the first and last outputs say beside tokens."""
+        if output.index == 0:
+            state.num_cached_tokens = max(state.num_cached_tokens, output.num_cached_tokens)
+        if state.idx == 0 and output.seed is not None and self.seed is None:
+            self.seed = output.seed
+        state.timing = Timing(
+            queue_s=max(state.timing.queue_s, output.queue_s),
+            prefill_s=max(state.timing.prefill_s, output.prefill_s),
+            decode_s=max(state.timing.decode_s, output.decode_s),
+        )
+        if output.prompt_logprobs is not None:
+            self._note_prompt_logprobs(state, output)
+        if self._times is not None and output.token_ids:
+            now_s = time.monotonic()
+            before_s = state.last_piece_s[output.index]
+            if before_s is None:
+                self._times.first_token(now_s - self._started_s)
+            else:
+                self._times.next_tokens(now_s - before_s, len(output.token_ids))
+            state.last_piece_s[output.index] = now_s
+
+    def _note_prompt_logprobs(self, state: _PromptState, output: SequenceOutput) -> None:
+        assert output.prompt_logprobs is not None
+        plan, prompt = self._plan, self._plan.prompts[state.idx]
+        if plan.num_prompt_top is not None:
+            state.prompt_logprobs = prompt_positions(
+                self._tokenizer, prompt.token_ids, prompt.offsets, output.prompt_logprobs, num_top=plan.num_prompt_top
+            )
+        if plan.echo and plan.num_top is not None:
+            state.echoed = prompt_positions(self._tokenizer, prompt.token_ids, prompt.offsets, output.prompt_logprobs, num_top=plan.num_top)
+
+    def _with_echo(self, state: _PromptState, piece: Piece) -> Piece:
+        if not self._plan.echo:
+            return piece
+        return Piece(
+            text=self._plan.prompts[state.idx].text + piece.text,
+            token_ids=piece.token_ids,
+            logprobs=None if piece.logprobs is None else (*(state.echoed or ()), *piece.logprobs),
+            finish_reason=piece.finish_reason,
+            stop_text=piece.stop_text,
+            stop_token_id=piece.stop_token_id,
+        )

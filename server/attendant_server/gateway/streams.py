@@ -1,0 +1,76 @@
+"""A completion as a stream: pieces of a generation on their way to one reader.
+
+An object and not a generator, because what it holds must be given back even when nobody ever asks for its first item.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+from attendant_server.gateway.calls import ActiveCall
+from attendant_server.gateway.generation import Generation, OutputPiece
+from attendant_server.gateway.interface import StreamItem
+from attendant_server.gateway.results import CompletionDelta, Receipt, StreamEnd
+
+
+class CompletionStream:
+    """Yields ``CompletionDelta`` and, last, ``StreamEnd``. Ends its call at the end, on an error, on ``aclose`` and when dropped."""
+
+    def __init__(self, generation: Generation, call: ActiveCall, *, num_each: int, make_receipt: Callable[[int | None], Receipt]) -> None:
+        self._generation = generation
+        self._call = call
+        self._num_each = num_each
+        self._make_receipt = make_receipt
+        self._ready: deque[StreamItem] = deque()
+        self._is_over = False
+
+    def __aiter__(self) -> "CompletionStream":
+        return self
+
+    async def __anext__(self) -> StreamItem:
+        """Wait for the next item. Raises ``ServingError`` when the request ends without an answer."""
+        if self._is_over and not self._ready:
+            raise StopAsyncIteration
+        if not self._ready:
+            await self._refill()
+        return self._ready.popleft()
+
+    async def aclose(self) -> None:
+        """Stop: what still runs is aborted."""
+        self._ready.clear()
+        self._finish(GeneratorExit())
+
+    def __del__(self) -> None:
+        if not self._is_over:
+            self._finish(GeneratorExit())
+
+    async def _refill(self) -> None:
+        try:
+            pieces = await self._generation.next()
+        except BaseException as error:
+            shown = self._finish(error)
+            if shown is None or shown is error:
+                raise
+            raise shown from None
+        usage = self._call.usage = self._generation.usage
+        self._ready.extend(self._delta(piece) for piece in pieces)
+        if not pieces:
+            receipt = self._make_receipt(self._generation.seed)
+            self._ready.append(StreamEnd(usage=usage, receipt=receipt, timing=self._generation.timing))
+            self._finish(None)
+
+    def _finish(self, error: BaseException | None) -> BaseException | None:
+        self._is_over = True
+        return self._call.end(error)
+
+    def _delta(self, piece: OutputPiece) -> CompletionDelta:
+        return CompletionDelta(
+            index=piece.prompt_idx * self._num_each + piece.index,
+            text=piece.piece.text,
+            token_ids=piece.piece.token_ids,
+            usage=self._call.usage,
+            finish_reason=piece.piece.finish_reason,
+            stop_text=piece.piece.stop_text,
+            stop_token_id=piece.piece.stop_token_id,
+            logprobs=piece.piece.logprobs,
+            prompt_logprobs=piece.prompt_logprobs,
+        )
