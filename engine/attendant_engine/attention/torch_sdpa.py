@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from attendant_engine.attention.base import AttentionMetadata, LayerCache
+from attendant_engine.attention.paging import write_to_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,11 @@ class _Chunk:
 
 @dataclass(frozen=True, slots=True)
 class _DecodeGroup:
-    """Single-query sequences of similar context: ``rows`` ``[N]``, ``blocks`` ``[N, W]``, ``mask`` ``[N, 1, 1, W * P]``."""
+    """N single-query sequences of similar context, padded to C keys: ``rows`` ``[N]``, ``slots`` ``[N * C]``, ``mask`` ``[N, 1, 1, C]``."""
 
     rows: torch.Tensor
-    blocks: torch.Tensor
+    slots: torch.Tensor
     mask: torch.Tensor | None
-    num_keys: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +82,6 @@ class TorchAttention:
         return self._planned[1]
 
 
-def write_to_cache(k: torch.Tensor, v: torch.Tensor, cache: LayerCache, metadata: AttentionMetadata) -> None:
-    """Write ``k`` and ``v`` ``[T, K, D]`` to the slots of ``metadata.slot_mapping``."""
-    assert metadata.slot_mapping is not None, "a cache needs a slot mapping"
-    cache.key.view(-1, *k.shape[1:]).index_copy_(0, metadata.slot_mapping, k.to(cache.key.dtype))
-    cache.value.view(-1, *v.shape[1:]).index_copy_(0, metadata.slot_mapping, v.to(cache.value.dtype))
-
-
 def _make_plan(metadata: AttentionMetadata, block_size: int | None) -> _Plan:
     chunks: list[_Chunk] = []
     decodes_by_width: dict[int, list[tuple[int, int]]] = {}
@@ -131,20 +124,22 @@ def _plan_group(metadata: AttentionMetadata, members: list[tuple[int, int]], blo
     assert metadata.block_table is not None, "a cache needs a block table"
     device = metadata.seq_lens.device
     num_keys = max(metadata.context_lens[sequence] for sequence, _ in members)
-    width = -(-num_keys // block_size)
     sequences = torch.tensor([sequence for sequence, _ in members], device=device)
     rows = torch.tensor([row for _, row in members], device=device)
     lengths = metadata.seq_lens[sequences].to(torch.int64)[:, None]
     positions = torch.arange(num_keys, device=device)[None, :]
-    visible = positions < lengths
-    if metadata.is_causal and metadata.window is not None:
-        visible &= positions >= lengths - metadata.window
-    is_all_visible = bool(visible.all()) if device.type == "cpu" else False
-    mask = None if is_all_visible else visible[:, None, None, :]
-    # Table entries past a sequence's own blocks may be anything; block 0 is always there to be read and masked.
-    used = torch.arange(width, device=device)[None, :] * block_size < lengths
-    blocks = torch.where(used, metadata.block_table[sequences, :width], 0)
-    return _DecodeGroup(rows, blocks, mask, num_keys)
+    is_ragged = any(metadata.context_lens[sequence] != num_keys for sequence, _ in members)
+    mask = None
+    if is_ragged or (metadata.is_causal and metadata.window is not None):
+        visible = positions < lengths
+        if metadata.is_causal and metadata.window is not None:
+            visible &= positions >= lengths - metadata.window
+        mask = visible[:, None, None, :]
+    # Padding repeats a sequence's own last key: it is masked, but a number that is none in another sequence's slot, or in
+    # a slot left by a failed request, would pass through a mask all the same (0 * nan is nan).
+    own = torch.minimum(positions, lengths - 1)
+    blocks = metadata.block_table[sequences].to(torch.int64).gather(1, own // block_size)
+    return _DecodeGroup(rows, (blocks * block_size + own % block_size).flatten(), mask)
 
 
 def _attend_chunk(
@@ -171,11 +166,17 @@ def _attend_chunk(
 
 
 def _attend_decodes(q: torch.Tensor, cache: LayerCache, group: _DecodeGroup, out: torch.Tensor, scale: float) -> None:
-    num_sequences = group.blocks.shape[0]
+    num_sequences = group.rows.shape[0]
     num_kv_heads, head_dim = cache.key.shape[2], cache.key.shape[3]
-    keys = cache.key[group.blocks].view(num_sequences, -1, num_kv_heads, head_dim)[:, : group.num_keys].transpose(1, 2)
-    values = cache.value[group.blocks].view(num_sequences, -1, num_kv_heads, head_dim)[:, : group.num_keys].transpose(1, 2)
+    keys, values = (
+        part.view(-1, num_kv_heads, head_dim)
+        .index_select(0, group.slots)
+        .view(num_sequences, -1, num_kv_heads, head_dim)
+        .transpose(1, 2)
+        .to(q.dtype)
+        for part in (cache.key, cache.value)
+    )
     # One query a sequence: the G heads that share a key/value head stand where query positions would, [N, K, G, D].
     queries = q[group.rows].view(num_sequences, num_kv_heads, -1, head_dim)
-    attended = scaled_dot_product_attention(queries, keys.to(q.dtype), values.to(q.dtype), attn_mask=group.mask, scale=scale)
+    attended = scaled_dot_product_attention(queries, keys, values, attn_mask=group.mask, scale=scale)
     out[group.rows] = attended.flatten(1, 2)
