@@ -7,7 +7,7 @@ are not done are unknown, hence refused. Sources: OpenAI's API reference; vLLM's
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from attendant_server.gateway.requests import (
     MAX_INPUTS,
@@ -53,11 +53,12 @@ class StreamFields(BaseModel):
     stream: Annotated[bool, Field(description="Answer with server-sent events, a chunk at a time.")] = False
     stream_options: StreamOptions | None = None
 
-    @model_validator(mode="after")
-    def _options_only_with_stream(self) -> "StreamFields":
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is only for streams; set stream to true or leave it out")
-        return self
+    @field_validator("stream_options")
+    @classmethod
+    def _only_with_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        if value is not None and info.data.get("stream") is False:
+            raise ValueError("this is only for streams; set stream to true or leave it out")
+        return value
 
     @property
     def sends_usage_last(self) -> bool:
@@ -118,15 +119,20 @@ class ChatBody(TaskRequest, SamplingFields, StreamFields, OpenAIFields):
     store: Literal[False] = False
     service_tier: Literal["auto", "default"] = "auto"
 
-    @model_validator(mode="after")
-    def _fields_that_belong_together(self) -> "ChatBody":
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true")
-        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise ValueError(
-                f"max_tokens is {self.max_tokens} and max_completion_tokens is {self.max_completion_tokens}; they mean the same, give one"
-            )
-        return self
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _same_as_max_tokens(cls, value: int | None, info: ValidationInfo) -> int | None:
+        max_tokens = info.data.get("max_tokens")
+        if None not in (value, max_tokens) and value != max_tokens:
+            raise ValueError(f"it is {value} and max_tokens is {max_tokens}; they mean the same, give one of them")
+        return value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("logprobs") is False:
+            raise ValueError("this needs logprobs to be true")
+        return value
 
     def to_request(self) -> ChatRequest:
         """The canonical request."""
