@@ -36,14 +36,14 @@ def _details(error: grpc.aio.AioRpcError) -> tuple[status_pb2.Status, dict[str, 
 
 @pytest.mark.parametrize("code", sorted(STATUS_TABLE))
 async def test_every_row_of_the_table_arrives_with_its_code_and_details(gateway: FakeGateway, stub: Any, code: ErrorCode) -> None:
-    gateway.error = ServingError(code, "a sentence", param="prompt")
+    gateway.error = ServingError(code, "A sentence.", param="prompt")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Complete(_complete("a"), metadata=(("x-request-id", "my-id"),))
     row = STATUS_TABLE[code]
     status, details = _details(caught.value)
     assert caught.value.code().name == row.grpc_code
     assert status.code == caught.value.code().value[0]
-    assert caught.value.details() == status.message == "a sentence"
+    assert caught.value.details() == status.message == "A sentence."
     assert details["ErrorInfo"].reason == code
     assert details["ErrorInfo"].metadata["param"] == "prompt"
     assert details["RequestInfo"].request_id == "my-id"
@@ -220,5 +220,5 @@ def test_a_cut_message_ends_at_a_whole_character() -> None:
 
 
 def test_an_error_without_a_field_has_no_bad_request() -> None:
-    status = rich_status(make_view("invalid_value", "no field"), "no field", "id")
+    status = rich_status(make_view("invalid_value", "No field."), "No field.", "id")
     assert not any(packed.Is(error_details_pb2.BadRequest.DESCRIPTOR) for packed in status.details)

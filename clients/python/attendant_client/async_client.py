@@ -1,0 +1,217 @@
+"""The async client: the methods of ``Client``, to be awaited on the event loop that made it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc.aio
+
+from attendant.v1 import chat_pb2, completion_pb2, inference_service_pb2_grpc, models_pb2
+from attendant_client import from_wire, health, results, to_wire
+from attendant_client.connection import DEFAULT_URL, Tls, make_connection
+from attendant_client.errors import DeadlineExceededError, NotFoundError, UnavailableError
+from attendant_client.retry import Attempts, RetryPolicy
+from attendant_client.stream import AsyncStream
+
+ResponseT = TypeVar("ResponseT")
+
+
+class AsyncClient:
+    """Every task of a server at ``url`` ("host:port" of its gRPC port); made and used on one running event loop.
+
+    ``timeout_s`` is the deadline of calls that name none of their own, retries included; None waits as long as the server
+    does. Each call raises an ``AttendantError``. Use it with ``async with``, or ``close`` it.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        tls: Tls | bool = False,
+        timeout_s: float | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._connection = make_connection(url, api_key=api_key, tls=tls)
+        self._timeout_s = timeout_s
+        self._retry = retry or RetryPolicy()
+        connection = self._connection
+        if connection.credentials is None:
+            self._channel = grpc.aio.insecure_channel(connection.address, options=connection.options)
+        else:
+            self._channel = grpc.aio.secure_channel(connection.address, connection.credentials, options=connection.options)
+        self._stub = inference_service_pb2_grpc.InferenceServiceStub(self._channel)
+        self._check_health = health.check_method(self._channel)
+
+    async def complete(
+        self,
+        model: str,
+        prompt: to_wire.Prompts,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[to_wire.CompleteOptions],
+    ) -> results.CompletionAnswer:
+        """Continue one or more prompts, each text or token ids."""
+        request = to_wire.complete_request(model, prompt, options)
+        return from_wire.completion_answer(await self._call(self._stub.Complete, request, timeout_s, request_id))
+
+    def stream_complete(
+        self,
+        model: str,
+        prompt: to_wire.Prompts,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[to_wire.CompleteOptions],
+    ) -> AsyncStream[results.Completion]:
+        """Continue prompts; pieces of the outputs come as they are generated, errors with the first of them."""
+        request = completion_pb2.StreamCompleteRequest(request=to_wire.complete_request(model, prompt, options))
+        return AsyncStream(
+            lambda **arguments: self._stub.StreamComplete(request, **arguments),
+            from_wire.completion_piece,
+            self._attempts(timeout_s, request_id),
+        )
+
+    async def chat(
+        self,
+        model: str,
+        messages: str | Sequence[to_wire.Message],
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[to_wire.ChatOptions],
+    ) -> results.ChatAnswer:
+        """Write the next turn of a conversation."""
+        request = to_wire.chat_request(model, messages, options)
+        return from_wire.chat_answer(await self._call(self._stub.Chat, request, timeout_s, request_id))
+
+    def stream_chat(
+        self,
+        model: str,
+        messages: str | Sequence[to_wire.Message],
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[to_wire.ChatOptions],
+    ) -> AsyncStream[results.ChatChoice]:
+        """Write the next turn; pieces come as they are generated, errors with the first of them."""
+        request = chat_pb2.StreamChatRequest(request=to_wire.chat_request(model, messages, options))
+        return AsyncStream(
+            lambda **arguments: self._stub.StreamChat(request, **arguments),
+            from_wire.chat_piece,
+            self._attempts(timeout_s, request_id),
+        )
+
+    async def embed(
+        self,
+        model: str,
+        inputs: to_wire.Prompts,
+        *,
+        dimensions: int | None = None,
+        pooling: to_wire.Pooling | None = None,
+        normalize: bool | None = None,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+    ) -> results.EmbeddingAnswer:
+        """Turn each input, text or token ids, into a vector."""
+        request = to_wire.embed_request(model, inputs, dimensions=dimensions, pooling=pooling, normalize=normalize)
+        return from_wire.embedding_answer(await self._call(self._stub.Embed, request, timeout_s, request_id))
+
+    async def classify(
+        self,
+        model: str,
+        inputs: str | Sequence[str] | Sequence[tuple[str, str]],
+        *,
+        multi_label: bool | None = None,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+    ) -> results.ClassificationAnswer:
+        """Label each text, or each pair of texts."""
+        request = to_wire.classify_request(model, inputs, multi_label=multi_label)
+        return from_wire.classification_answer(await self._call(self._stub.Classify, request, timeout_s, request_id))
+
+    async def few_shot(
+        self,
+        model: str,
+        *,
+        queries: str | Sequence[str],
+        examples: Sequence[to_wire.FewShotExample | tuple[str, str]] = (),
+        labels: Sequence[str] | None = None,
+        instruction: str = "",
+        template: str | None = None,
+        calibrate: bool = False,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[to_wire.FewShotOptions],
+    ) -> results.FewShotAnswer:
+        """Answer each query from examples in the prompt: the best of ``labels`` with probabilities, or free text without them."""
+        request = to_wire.few_shot_request(
+            model,
+            queries=queries,
+            examples=examples,
+            labels=labels,
+            instruction=instruction,
+            template=template,
+            calibrate=calibrate,
+            options=options,
+        )
+        return from_wire.few_shot_answer(await self._call(self._stub.FewShot, request, timeout_s, request_id))
+
+    async def tokenize(self, model: str, text: str, *, add_special_tokens: bool = True, timeout_s: float | None = None) -> results.Tokens:
+        """Show how a model reads a text."""
+        request = to_wire.tokenize_request(model, text, add_special_tokens=add_special_tokens)
+        return from_wire.tokens(await self._call(self._stub.Tokenize, request, timeout_s))
+
+    async def detokenize(self, model: str, token_ids: Sequence[int], *, timeout_s: float | None = None) -> str:
+        """Turn token ids back into text."""
+        return (await self._call(self._stub.Detokenize, to_wire.detokenize_request(model, token_ids), timeout_s)).text
+
+    async def list_models(self, *, timeout_s: float | None = None) -> tuple[results.Model, ...]:
+        """List the served models, in the order of the server's command line."""
+        response = await self._call(self._stub.ListModels, models_pb2.ListModelsRequest(), timeout_s)
+        return tuple(from_wire.model(model) for model in response.models)
+
+    async def get_model(self, model: str, *, timeout_s: float | None = None) -> results.Model:
+        """Describe one served model."""
+        return from_wire.model((await self._call(self._stub.GetModel, models_pb2.GetModelRequest(model=model), timeout_s)).model)
+
+    async def is_ready(self, model: str = "", *, timeout_s: float = 5.0) -> bool:
+        """Say whether the server (or one model of it) answers now. Does not retry, and asks for no key."""
+        attempts = Attempts(self._connection, RetryPolicy(max_attempts=1), timeout_s=timeout_s, request_id=None)
+        try:
+            return health.is_serving(await self._run(self._check_health, health.request(model), attempts))
+        except (UnavailableError, NotFoundError, DeadlineExceededError):
+            return False
+
+    async def wait_ready(self, model: str = "", *, timeout_s: float = 60.0) -> None:
+        """Return as soon as the server (or one model of it) is ready. Raises ``NotReadyError`` after ``timeout_s``."""
+        wait = health.Wait(self._connection.address, model, timeout_s)
+        while not await self.is_ready(model, timeout_s=wait.check_timeout_s):
+            await asyncio.sleep(wait.pause_s())
+
+    async def close(self) -> None:
+        """End calls that still run and close the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def _attempts(self, timeout_s: float | None, request_id: str | None) -> Attempts:
+        return Attempts(self._connection, self._retry, timeout_s=self._timeout_s if timeout_s is None else timeout_s, request_id=request_id)
+
+    async def _call(
+        self, method: Callable[..., Awaitable[ResponseT]], request: Any, timeout_s: float | None = None, request_id: str | None = None
+    ) -> ResponseT:
+        return await self._run(method, request, self._attempts(timeout_s, request_id))
+
+    async def _run(self, method: Callable[..., Awaitable[ResponseT]], request: Any, attempts: Attempts) -> ResponseT:
+        while True:
+            try:
+                return await method(request, **attempts.arguments())
+            except grpc.aio.AioRpcError as error:
+                await asyncio.sleep(attempts.failed(error))

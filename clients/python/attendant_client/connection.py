@@ -1,0 +1,70 @@
+"""Where the server is and how it is reached: address, key, TLS, and the options of the gRPC channel."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+DEFAULT_URL = "127.0.0.1:9000"
+_ADDRESS = re.compile(r"^(?P<host>\[[0-9a-fA-F:.%]+\]|[^\[\]:/\s]+):(?P<port>\d{1,5})$")
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files of a TLS connection, each in PEM form: the authority to trust (None: the system's), our certificate and key."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """An address and what goes with every call to it; ``credentials`` None is plain text."""
+
+    address: str
+    credentials: grpc.ChannelCredentials | None
+    metadata: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, Any], ...]
+
+
+def make_connection(url: str, *, api_key: str | None = None, tls: Tls | bool = False) -> Connection:
+    """Read ``host:port`` (``grpc://`` and, for TLS, ``grpcs://`` may stand before it). Raises ``ValueError`` with the forms."""
+    scheme, _, rest = url.rpartition("://")
+    match = _ADDRESS.match(rest.rstrip("/"))
+    if scheme not in ("", "grpc", "grpcs") or match is None or int(match["port"]) > 65535:
+        hint = "; this client speaks gRPC, so give the server's gRPC port" if scheme in ("http", "https") else ""
+        raise ValueError(f"{url!r} is not the address of a server; write host:port, for example {DEFAULT_URL}{hint}.")
+    is_tls = scheme == "grpcs" or tls is not False
+    options: list[tuple[str, Any]] = [
+        # Answers are as long as what was asked for.
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        # The retries are ours: they know which errors are worth it, and end at the call's deadline.
+        ("grpc.enable_retries", 0),
+        # A server that starts is found soon, not after gRPC's default of up to two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+    ]
+    if match["host"] in _LOOPBACK:
+        options.append(("grpc.enable_http_proxy", 0))
+    return Connection(
+        address=match[0],
+        credentials=_credentials(tls if isinstance(tls, Tls) else Tls()) if is_tls else None,
+        metadata=(("authorization", f"Bearer {api_key}"),) if api_key else (),
+        options=tuple(options),
+    )
+
+
+def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
+        root_certificates=_read(tls.ca_file), private_key=_read(tls.key_file), certificate_chain=_read(tls.cert_file)
+    )
+
+
+def _read(path: str | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()

@@ -1,0 +1,71 @@
+"""When to try again, and how long to wait first: exponential backoff with jitter, inside the call's deadline.
+
+Every task is safe to repeat: a request changes nothing on the server.
+"""
+
+import random
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from attendant_client.connection import Connection
+from attendant_client.rpc_errors import error_from_rpc, is_worth_another_try
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """At most ``max_attempts`` calls; the k-th retry waits about ``initial_backoff_s`` * 2^(k-1), at most ``max_backoff_s``.
+
+    A server's own ``RetryInfo`` is the least that is waited. ``RetryPolicy(max_attempts=1)`` never retries.
+    """
+
+    max_attempts: int = 4
+    initial_backoff_s: float = 0.2
+    max_backoff_s: float = 5.0
+
+
+class Attempts:
+    """The attempts of one call: what each is called with, and whether another follows a failure."""
+
+    def __init__(self, connection: Connection, policy: RetryPolicy, *, timeout_s: float | None, request_id: str | None) -> None:
+        self._connection = connection
+        self._policy = policy
+        self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._request_id = request_id or uuid.uuid4().hex
+        self._num_failed = 0
+
+    @property
+    def request_id(self) -> str:
+        """The id of the attempt at hand; a retry has one of its own, since the server may still be busy with the first."""
+        return f"{self._request_id}.{self._num_failed}" if self._num_failed else self._request_id
+
+    @property
+    def address(self) -> str:
+        """Where the calls go."""
+        return self._connection.address
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what gRPC's call takes beside the request. The timeout is metadata too: not every proxy forwards gRPC's own."""
+        remaining_s = self._remaining_s()
+        metadata = [*self._connection.metadata, ("x-request-id", self.request_id)]
+        if remaining_s is not None:
+            metadata.append(("x-request-timeout-s", f"{remaining_s:.3f}"))
+        return {"timeout": remaining_s, "metadata": metadata}
+
+    def failed(self, rpc_error: Any, *, may_retry: bool = True) -> float:
+        """Return the seconds to wait before the next attempt; raise the error as ours if there is none."""
+        error = error_from_rpc(rpc_error, address=self.address, request_id=self.request_id)
+        self._num_failed += 1
+        if not may_retry or self._num_failed >= self._policy.max_attempts or not is_worth_another_try(error):
+            raise error from rpc_error
+        ceiling_s = min(self._policy.max_backoff_s, self._policy.initial_backoff_s * 2 ** (self._num_failed - 1))
+        # Half fixed, half random: callers that failed together do not come back together.
+        wait_s: float = max(error.retry_after_s or 0.0, ceiling_s * (0.5 + 0.5 * random.random()))
+        remaining_s = self._remaining_s()
+        if remaining_s is not None and wait_s >= remaining_s:
+            raise error from rpc_error
+        return wait_s
+
+    def _remaining_s(self) -> float | None:
+        return None if self._deadline_s is None else max(0.001, self._deadline_s - time.monotonic())
