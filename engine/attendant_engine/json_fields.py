@@ -12,6 +12,9 @@ from attendant_engine.errors import CheckpointError
 MAX_JSON_BYTES = 64 * 1024 * 1024
 """No configuration or index is near this; a bigger file is not one."""
 
+MAX_INTEGER = 2**24
+"""Far above any size in a configuration; products of sizes below it still fit into 64 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fields:
@@ -28,11 +31,13 @@ class Fields:
         """Return the raw value, None when absent."""
         return self.values.get(key)
 
-    def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
-        """Return a whole number of at least ``minimum``."""
+    def integer(self, key: str, default: int | None = None, *, minimum: int = 1, maximum: int = MAX_INTEGER) -> int:
+        """Return a whole number from ``minimum`` to ``maximum``."""
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise self.error(f"{key} must be a whole number of at least {minimum}, not {value!r:.80}")
+        if value > maximum:
+            raise self.error(f"{key} must be at most {maximum}, not {value!r:.80}")
         return value
 
     def optional_integer(self, key: str, *, minimum: int = 0) -> int | None:

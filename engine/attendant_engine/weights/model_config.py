@@ -14,6 +14,8 @@ from attendant_engine.models.registry import ARCHITECTURES, FAMILIES
 from attendant_engine.weights.sentence_transformers import EmbeddingRecipe
 
 _DTYPES = ("float32", "float16", "bfloat16")
+_MAX_LAYERS = 10_000
+"""Each one is laid out before a weight is looked at, so a number without sense must not keep the server busy for hours."""
 _LLAMA3_PARAMETERS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
@@ -66,7 +68,7 @@ def _gpt2(fields: Fields, head: HeadKind) -> ModelConfig:
         kind="decoder",
         vocab_size=fields.integer("vocab_size", 50257),
         hidden_size=hidden_size,
-        num_layers=fields.integer("n_layer", 12),
+        num_layers=fields.integer("n_layer", 12, maximum=_MAX_LAYERS),
         num_heads=num_heads,
         num_kv_heads=num_heads,
         head_dim=_head_dim(fields, hidden_size, num_heads),
@@ -93,7 +95,7 @@ def _llama(fields: Fields, head: HeadKind) -> ModelConfig:
         kind="decoder",
         vocab_size=fields.integer("vocab_size", 32000),
         hidden_size=hidden_size,
-        num_layers=fields.integer("num_hidden_layers", 32),
+        num_layers=fields.integer("num_hidden_layers", 32, maximum=_MAX_LAYERS),
         num_heads=num_heads,
         num_kv_heads=fields.integer("num_key_value_heads", num_heads),
         head_dim=fields.integer("head_dim") if "head_dim" in fields else _head_dim(fields, hidden_size, num_heads),
@@ -121,7 +123,7 @@ def _bert(fields: Fields, head: HeadKind) -> ModelConfig:
         kind="encoder",
         vocab_size=fields.integer("vocab_size", 30522),
         hidden_size=hidden_size,
-        num_layers=fields.integer("num_hidden_layers", 12),
+        num_layers=fields.integer("num_hidden_layers", 12, maximum=_MAX_LAYERS),
         num_heads=num_heads,
         num_kv_heads=num_heads,
         head_dim=_head_dim(fields, hidden_size, num_heads),
