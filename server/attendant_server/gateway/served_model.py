@@ -32,7 +32,7 @@ class ServedModel:
         return ModelCard(
             id=self.name,
             kind=info.kind if info else "",
-            tasks=self._tasks(),
+            tasks=info.tasks if info else (),
             family=info.family if info else "",
             max_model_len=info.max_model_len if info else 0,
             vocab_size=info.vocab_size if info else 0,
@@ -46,10 +46,3 @@ class ServedModel:
             num_replicas=num_ready,
             created_s=self._created_s,
         )
-
-    def _tasks(self) -> tuple[str, ...]:
-        """What it does. Whether a decoder can chat is up to its template, which the engine does not know."""
-        info = self.replicas.info
-        if info is None:
-            return ()
-        return tuple(task for task in info.tasks if task != "chat" or self.tokenizer.has_chat_template)

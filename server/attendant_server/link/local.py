@@ -1,0 +1,207 @@
+"""A replica in this very process: an engine's worker thread on one side, the event loop on the other.
+
+One hand-over to the loop a step, whatever the number of sequences. It loads the model itself and, since the other kind
+of link is served from it (``link.server``), also says what a heartbeat needs.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from attendant_engine.engine import Engine
+from attendant_engine.stats import StepOutput
+from attendant_engine.types import EngineRequest, ModelInfo
+from attendant_engine.worker import EngineWorker, WorkerState
+from attendant_server.errors import ServingError
+from attendant_server.link.base import OutputSink, ReplicaLoad
+from attendant_server.link.sinks import SinkTable
+from attendant_server.metrics import ReplicaMetrics
+
+HANG_LIMIT_S = 30.0
+"""An engine thread without a sign of life for this long is taken for hung; a long prompt's step on a slow CPU takes seconds."""
+
+NOT_READY_TEXTS = {
+    "loading": "the model is still loading",
+    "failed": "the model could not be loaded or its engine has failed",
+    "draining": "the replica is draining",
+    "stopped": "the replica has stopped",
+}
+
+
+class Worker(Protocol):
+    """What a link needs of ``EngineWorker``."""
+
+    engine: Any
+    load_error: Any
+    step_counter: int
+    last_step_monotonic_s: float
+
+    @property
+    def state(self) -> WorkerState:
+        """Where it is."""
+        ...
+
+    def start(self) -> None:
+        """Begin to load."""
+        ...
+
+    def submit(self, request: EngineRequest) -> None:
+        """Hand a request over."""
+        ...
+
+    def abort(self, request_id: str) -> None:
+        """End a request."""
+        ...
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new work and wait for the rest."""
+        ...
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread."""
+        ...
+
+
+class LocalLink:
+    """A ``ReplicaLink`` over a worker of its own. To be made on the event loop that uses it."""
+
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        *,
+        replica_id: str,
+        metrics: ReplicaMetrics,
+        hang_limit_s: float = HANG_LIMIT_S,
+        make_worker: Callable[..., Worker] = EngineWorker,
+    ) -> None:
+        self._replica_id = replica_id
+        self._metrics = metrics
+        self._hang_limit_s = hang_limit_s
+        self._loop = asyncio.get_running_loop()
+        self._sinks = SinkTable()
+        self._load = ReplicaLoad()
+        self._is_loaded = asyncio.Event()
+        self._watch: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self._worker = make_worker(load, on_step=self._hand_over_step, on_state=self._hand_over_state)
+
+    def start(self) -> None:
+        """Begin to load; returns at once."""
+        self._worker.start()
+        self._keep_watch()
+
+    async def wait_loaded(self) -> None:
+        """Return when loading has ended, well or not; ``is_ready`` and ``status`` then say how."""
+        await self._is_loaded.wait()
+
+    @property
+    def replica_id(self) -> str:
+        """The name it was given."""
+        return self._replica_id
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What it serves; None until it has loaded."""
+        info: ModelInfo | None = self._worker.engine.info if self._worker.engine is not None else None
+        return info
+
+    @property
+    def state(self) -> WorkerState:
+        """The worker's state, for a heartbeat."""
+        return self._worker.state
+
+    @property
+    def detail(self) -> str:
+        """Why loading failed, "" if it did not."""
+        return str(self._worker.load_error) if self._worker.load_error is not None else ""
+
+    @property
+    def step_counter(self) -> int:
+        """Grows while the engine thread lives."""
+        return self._worker.step_counter
+
+    @property
+    def is_hung(self) -> bool:
+        """True when the engine thread has given no sign of life for too long."""
+        return self.state == "ready" and time.monotonic() - self._worker.last_step_monotonic_s > self._hang_limit_s
+
+    @property
+    def is_ready(self) -> bool:
+        """Loaded, not draining, and its thread alive."""
+        return not self._is_closed and self.state == "ready" and not self.is_hung
+
+    @property
+    def status(self) -> str:
+        """Return "ready", or a sentence that says why not."""
+        if self.is_ready:
+            return "ready"
+        if self._is_closed:
+            return NOT_READY_TEXTS["stopped"]
+        if self.is_hung:
+            return f"the engine has given no sign of life for {self._hang_limit_s:g} s"
+        return NOT_READY_TEXTS[self.state] + (f": {self.detail}" if self.detail else "")
+
+    @property
+    def load(self) -> ReplicaLoad:
+        """Its load after the last step."""
+        return self._load
+
+    @property
+    def metrics_text(self) -> bytes:
+        """Its metrics now."""
+        return self._metrics.render()
+
+    def submit(self, request: EngineRequest, sink: OutputSink) -> None:
+        """Send a request. Raises ``ServingError`` not_ready."""
+        if not self.is_ready:
+            raise ServingError("not_ready", self.status)
+        self._sinks.add(request, sink)
+        self._worker.submit(request)
+
+    def abort(self, request_id: str) -> None:
+        """Stop a request; its sink is not called again."""
+        if self._sinks.discard(request_id):
+            self._worker.abort(request_id)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for those in flight; return whether they ended within ``timeout_s``."""
+        return await asyncio.to_thread(self._worker.drain, timeout_s)
+
+    async def close(self) -> None:
+        """End the worker; live sinks get ``not_ready``."""
+        self._is_closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+        self._sinks.fail_all(NOT_READY_TEXTS["stopped"])
+        await asyncio.to_thread(self._worker.stop, 10.0)
+
+    def _keep_watch(self) -> None:
+        if self.is_hung:
+            self._sinks.fail_all(self.status)
+        self._watch = self._loop.call_later(min(1.0, self._hang_limit_s / 4), self._keep_watch)
+
+    def _hand_over_step(self, step: StepOutput) -> None:
+        """Runs on the worker's thread."""
+        self._loop.call_soon_threadsafe(self._on_step, step)
+
+    def _hand_over_state(self, state: WorkerState) -> None:
+        """Runs on the worker's thread."""
+        self._loop.call_soon_threadsafe(self._on_state, state)
+
+    def _on_step(self, step: StepOutput) -> None:
+        stats = step.stats
+        self._load = ReplicaLoad(
+            num_running=stats.num_running, num_waiting=stats.num_waiting, kv_cache_usage_ratio=stats.kv_cache_usage_ratio
+        )
+        self._metrics.observe_step(step)
+        for output in step.outputs:
+            self._sinks.dispatch(output)
+
+    def _on_state(self, state: WorkerState) -> None:
+        if state == "ready":
+            self._metrics.loaded(self._worker.engine.info, self._worker.engine.load_stats)
+        if state in ("failed", "stopped"):
+            self._sinks.fail_all(NOT_READY_TEXTS[state])
+        if state != "loading":
+            self._is_loaded.set()
