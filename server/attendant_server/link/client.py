@@ -37,16 +37,16 @@ _Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectRespo
 _log = logging.getLogger(__name__)
 
 
-class RemoteLink:
-    """A ``ReplicaLink`` to the replica at ``address``. To be made, started and closed on one event loop."""
+class LinkClient:
+    """A ``ReplicaLink`` to the replica at ``address``; connects at once. To be made and closed on one running event loop."""
 
     def __init__(
         self,
-        *,
-        replica_id: str,
         address: str,
+        *,
         token: str,
-        gateway_id: str,
+        replica_id: str,
+        gateway_id: str = "",
         window: int = WINDOW,
         heartbeat_limit_s: float = HEARTBEAT_LIMIT_S,
         hang_limit_s: float = HANG_LIMIT_S,
@@ -67,11 +67,7 @@ class RemoteLink:
         self._is_welcomed = False
         self._was_heard = False
         self._stood_still_s = 0.0
-        self._task: asyncio.Task[None] | None = None
         self._is_closed = False
-
-    def start(self) -> None:
-        """Begin to connect; returns at once."""
         self._task = asyncio.ensure_future(self._run())
 
     @property
@@ -139,10 +135,8 @@ class RemoteLink:
     async def close(self) -> None:
         """Leave; live sinks get ``not_ready``."""
         self._is_closed = True
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
         self._forget_connection(NOT_READY_TEXTS["stopped"])
 
     def _post(self, message: pb.ConnectRequest) -> None:
@@ -234,7 +228,10 @@ class RemoteLink:
                 await call.write(self._outbox.popleft())
 
     async def _watch(self, call: _Call) -> None:
-        """Return when the replica is silent. Count looks, not seconds: when this process itself stood still, that is one look and no replica's fault."""
+        """Return when the replica is silent.
+
+        Counts looks, not seconds: when this process itself stood still, that is one look and no fault of the replica.
+        """
         look_s = self._heartbeat_limit_s / LOOKS_PER_LIMIT
         num_silent = 0
         while True:

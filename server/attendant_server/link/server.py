@@ -60,13 +60,25 @@ class LinkedReplica(ReplicaLink, Protocol):
         ...
 
 
-async def start_link_server(service: "LinkService", host: str, port: int = 0) -> tuple[grpc.aio.Server, int]:
-    """Serve ``service`` on ``host``; return the running server and its port. Stop the server to end it."""
-    server = grpc.aio.server(options=list(CHANNEL_OPTIONS))
-    link_pb2_grpc.add_LinkServiceServicer_to_server(service, server)
-    bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-    await server.start()
-    return server, bound
+class LinkServer:
+    """The gRPC server of one replica's link."""
+
+    def __init__(self, replica: LinkedReplica, *, token: str, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._service = LinkService(replica, token=token, heartbeat_s=heartbeat_s)
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, host: str, port: int = 0) -> int:
+        """Listen on ``host`` and return the port, a free one for 0. Call once, on the loop that runs it."""
+        self._server = grpc.aio.server(options=list(CHANNEL_OPTIONS))
+        link_pb2_grpc.add_LinkServiceServicer_to_server(self._service, self._server)
+        bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        await self._server.start()
+        return bound
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """End every gateway's stream; their requests are aborted."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
 
 
 class LinkService(link_pb2_grpc.LinkServiceServicer):
