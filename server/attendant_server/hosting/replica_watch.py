@@ -4,7 +4,6 @@ Requests travel over the link, so all a router is good for here is that Serve ke
 their metadata. Serve pickles this module by value, hence the imports inside methods.
 """
 
-
 from ray.serve.request_router import FIFOMixin, PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 

@@ -1,0 +1,67 @@
+"""The engine deployment's class: one engine of one model, and the link's server through which gateways reach it.
+
+Serve starts it, asks after its health, hands its address to every gateway and gives it time to finish. Requests never
+come through Serve. Plain here; ``serve`` makes a deployment of it.
+"""
+
+import grpc.aio
+import ray
+import torch
+from ray import serve
+
+from attendant_server.config import ModelSettings, Settings
+from attendant_server.hosting.engine_settings import make_local_link
+from attendant_server.link.local import LocalLink
+from attendant_server.link.server import LinkService, start_link_server
+from attendant_server.logging import configure_logging
+
+_CLOSE_GRACE_S = 0.5
+"""For the last step messages to reach the gateways."""
+
+
+class EngineReplica:
+    """One engine of one model. Serve counts it as running when ``record_replica_metadata`` has returned."""
+
+    def __init__(self, model: ModelSettings, settings: Settings, link_token: str) -> None:
+        configure_logging(log_format=settings.log_format, level=settings.log_level)
+        torch.set_num_threads(num_threads(ray.get_runtime_context().get_assigned_resources()))  # type: ignore[no-untyped-call]
+        self._model = model
+        self._settings = settings
+        self._link_token = link_token
+        self._engine: LocalLink | None = None
+        self._server: grpc.aio.Server | None = None
+
+    async def record_replica_metadata(self) -> dict[str, str]:
+        """Load the model and say where gateways can reach it. Raises what loading failed with."""
+        replica_id: str = serve.get_replica_context().replica_id.unique_id
+        self._engine = make_local_link(self._model, self._settings, replica_id=replica_id)
+        self._engine.start()
+        await self._engine.wait_loaded()
+        if not self._engine.is_ready:
+            raise RuntimeError(f"Model '{self._model.name}': {self._engine.status}")
+        service = LinkService(self._engine, token=self._link_token)
+        host = ray.util.get_node_ip_address()
+        self._server, port = await start_link_server(service, host)
+        return {"link_address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
+
+    async def ping(self) -> None:
+        """Answer a gateway's first call."""
+
+    async def check_health(self) -> None:
+        """Raise when the engine has failed or stands still, for Serve to replace this replica."""
+        if self._engine is not None and self._engine.state != "draining" and not self._engine.is_ready:
+            raise RuntimeError(self._engine.status)
+
+    async def __del__(self) -> None:
+        """Finish what runs, within the drain's limit; Serve does not count the link's requests."""
+        if self._engine is None:
+            return
+        await self._engine.drain(self._settings.drain_timeout_s)
+        if self._server is not None:
+            await self._server.stop(_CLOSE_GRACE_S)
+        await self._engine.close()
+
+
+def num_threads(resources: dict[str, float]) -> int:
+    """Return how many threads a replica with these reserved resources computes with."""
+    return max(1, round(resources.get("CPU", 1.0)))

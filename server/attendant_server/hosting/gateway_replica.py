@@ -1,0 +1,105 @@
+"""The ingress deployment's class: gateway, gRPC methods and HTTP application in one replica.
+
+Serve's own servers of the replica call it: a method an RPC, and the ASGI application. It hears from Serve which engine
+replicas there are and keeps a link to each. Plain here; ``serve`` makes a deployment of it.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from grpc_health.v1 import health_pb2
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from attendant_server.auth import ApiKeys
+from attendant_server.config import Settings
+from attendant_server.gateway.gateway import Gateway
+from attendant_server.gateway.results import ModelCard
+from attendant_server.gateway.served_model import ServedModel
+from attendant_server.grpc_api.call import GrpcContext
+from attendant_server.grpc_api.health import HealthHandlers
+from attendant_server.grpc_api.servicer import InferenceHandlers
+from attendant_server.hosting.link_pool import LinkPool
+from attendant_server.hosting.replica_directory import process_directory
+from attendant_server.http_api.app import create_app
+from attendant_server.link.client import RemoteLink
+from attendant_server.logging import configure_logging, log_event
+
+_log = logging.getLogger(__name__)
+
+
+class GatewayReplica(InferenceHandlers, HealthHandlers):
+    """One gateway of the application. ``engines`` has each model's deployment name and handle, in the order served."""
+
+    def __init__(self, settings: Settings, engines: Mapping[str, tuple[str, DeploymentHandle[Any]]], link_token: str) -> None:
+        configure_logging(log_format=settings.log_format, level=settings.log_level)
+        self._settings = settings
+        models = {model.name: ServedModel.load(model.name, model.path, max_queue=settings.max_queue) for model in settings.models}
+        self._core = Gateway(models, api_keys=ApiKeys.load(settings.api_key_file), request_timeout_s=settings.request_timeout_s)
+        InferenceHandlers.__init__(self, self._core, max_body_bytes=settings.max_body_bytes)
+        HealthHandlers.__init__(self, self._core)
+        self._drains = asyncio.Event()
+        by_deployment = {deployment: models[name] for name, (deployment, _) in engines.items()}
+        self._link_token = link_token
+        self._links = LinkPool(by_deployment, self._open_link)
+        process_directory().listen(self._links.update)
+        # Serve makes a handle's router, and so tells of replicas, at the handle's first call.
+        self._first_calls = [asyncio.ensure_future(self._call_once(handle)) for _, handle in engines.values()]
+
+    def _open_link(self, replica_id: str, address: str) -> RemoteLink:
+        gateway_id: str = serve.get_replica_context().replica_id.unique_id
+        link = RemoteLink(replica_id=replica_id, address=address, token=self._link_token, gateway_id=gateway_id)
+        link.start()
+        return link
+
+    @staticmethod
+    async def _call_once(handle: DeploymentHandle[Any]) -> None:
+        try:
+            await handle.ping.remote()
+        except Exception as error:
+            # The router exists all the same, and it tells of the replacement.
+            log_event(_log, logging.WARNING, "an engine replica did not answer its first call", error=type(error).__name__)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Give Serve the HTTP application."""
+        return create_app(self._core, self._settings)
+
+    async def models(self) -> tuple[ModelCard, ...]:
+        """Describe the served models, for the driver's ready text."""
+        return self._core.list_models()
+
+    async def drain(self) -> None:
+        """Refuse new calls at once; return when none is left. The caller sets the limit."""
+        self._core.start_draining()
+        self._drains.set()
+        await self._core.wait_idle()
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, grpc_context: GrpcContext
+    ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
+        """Watch as everywhere, but not past the drain: Serve would wait for this stream."""
+        pieces = super().Watch(request, grpc_context)
+        drains = asyncio.ensure_future(self._drains.wait())
+        try:
+            while True:
+                piece = asyncio.ensure_future(anext(pieces, None))
+                await asyncio.wait((piece, drains), return_when=asyncio.FIRST_COMPLETED)
+                if not piece.done():
+                    piece.cancel()
+                    return
+                if (status := piece.result()) is None:
+                    return
+                yield status
+        finally:
+            drains.cancel()
+            await pieces.aclose()
+
+    async def __del__(self) -> None:
+        """Leave the engines, after Serve has waited for the calls."""
+        for task in self._first_calls:
+            task.cancel()
+        await self._links.close()
+        self._core.close()

@@ -1,0 +1,122 @@
+"""Host everything in one process: the gateway, both servers and an engine thread a model, on one event loop.
+
+The ports answer at once; models load side by side meanwhile, and until all have, the server says that it is not ready.
+"""
+
+import asyncio
+import sys
+
+import uvloop
+
+from attendant_engine.errors import EngineError
+from attendant_server.auth import ApiKeyFileError, ApiKeys
+from attendant_server.config import ModelSettings, Settings
+from attendant_server.gateway.gateway import Gateway
+from attendant_server.gateway.served_model import ServedModel
+from attendant_server.grpc_api.services import build_server
+from attendant_server.hosting.banner import ready_text
+from attendant_server.hosting.engine_settings import make_local_link
+from attendant_server.hosting.lifecycle import StopRequest
+from attendant_server.hosting.listeners import GrpcListener, HttpListener
+from attendant_server.hosting.ports import PortInUseError
+from attendant_server.http_api.app import create_app
+from attendant_server.link.local import LocalLink
+from attendant_server.logging import configure_logging
+
+
+class StartError(Exception):
+    """The server cannot start; the message is for the operator."""
+
+
+def run_local(settings: Settings) -> int:
+    """Serve until a signal asks for the end. Return the exit code: 0 after a drain, 1 after a sentence that says why not."""
+    configure_logging(log_format=settings.log_format, level=settings.log_level)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings))
+    except (StartError, PortInUseError, ApiKeyFileError, EngineError) as error:
+        print(f"attendant: {error}", file=sys.stderr)  # noqa: T201 - the command's output
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    stop = StopRequest()
+    with stop.on_signals():
+        server = LocalServer(settings)
+        try:
+            if await stop.run_unless_stopped(_start(server)):
+                await stop.wait()
+                await stop.run_within(server.drain(), settings.drain_timeout_s)
+        finally:
+            await server.stop()
+
+
+async def _start(server: "LocalServer") -> None:
+    await server.start()
+    print(server.ready_text(), flush=True)  # noqa: T201 - the command's output
+
+
+class LocalServer:
+    """A whole server on the running event loop.
+
+    Making it binds both ports. Raises ``PortInUseError``, ``ApiKeyFileError``, and ``EngineError`` for a tokenizer.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        api_keys = ApiKeys.load(settings.api_key_file)
+        self._links: list[LocalLink] = []
+        models = {model.name: self._load_model(model) for model in settings.models}
+        self.gateway = Gateway(models, api_keys=api_keys, request_timeout_s=settings.request_timeout_s)
+        self._http = HttpListener(create_app(self.gateway, settings), host=settings.host, port=settings.http_port)
+        self._grpc = GrpcListener(build_server(self.gateway, settings), host=settings.host, port=settings.grpc_port)
+
+    def _load_model(self, model: ModelSettings) -> ServedModel:
+        links = [make_local_link(model, self._settings, replica_id=f"local-{len(self._links) + n}") for n in range(self._settings.replicas)]
+        self._links += links
+        return ServedModel.load(model.name, model.path, links=links, max_queue=self._settings.max_queue)
+
+    @property
+    def http_port(self) -> int:
+        """The port of HTTP, also when a free one was asked for."""
+        return self._http.port
+
+    @property
+    def grpc_port(self) -> int:
+        """The port of gRPC, also when a free one was asked for."""
+        return self._grpc.port
+
+    async def start(self) -> None:
+        """Answer on both ports at once; return when every model has loaded. Raises ``StartError`` when one cannot."""
+        for link in self._links:
+            link.start()
+        self._http.start()
+        await self._grpc.start()
+        await asyncio.gather(*(link.wait_loaded() for link in self._links))
+        for card in self.gateway.list_models():
+            if not card.is_ready:
+                raise StartError(f"Model '{card.id}': {card.status}")
+
+    def ready_text(self) -> str:
+        """Return what to print when it is ready."""
+        settings = self._settings
+        return ready_text(
+            self.gateway.list_models(),
+            host=settings.host,
+            http_port=self.http_port,
+            grpc_port=self.grpc_port,
+            asks_keys=settings.api_key_file is not None,
+        )
+
+    async def drain(self) -> None:
+        """Refuse new calls at once, and return when none is left; the ports go on answering."""
+        self.gateway.start_draining()
+        await self.gateway.wait_idle()
+
+    async def stop(self) -> None:
+        """Close the ports and end the engines, whatever runs."""
+        self.gateway.start_draining()
+        await asyncio.gather(self._http.stop(), self._grpc.stop())
+        await asyncio.gather(*(link.close() for link in self._links))
+        self.gateway.close()

@@ -1,0 +1,86 @@
+"""Host everything on a Ray cluster of our own on this machine, from the first process to the last.
+
+Never joins or ends another cluster, and shares no file or port with one. Two phases, because Ray ties the life of its
+processes to the thread that started them: the cluster is started on the main thread, the rest runs on an event loop.
+"""
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attendant_server.config import Settings
+from attendant_server.hosting import ports, ray_environment
+from attendant_server.hosting.banner import ready_text
+from attendant_server.hosting.lifecycle import StopRequest
+
+if TYPE_CHECKING:
+    from attendant_server.hosting.cluster import Cluster
+
+_HOSTS = ("127.0.0.1", "0.0.0.0")
+"""HAProxy reaches the replicas on this machine through loopback, so Serve must listen there too."""
+
+
+def run_on_ray(settings: Settings) -> int:
+    """Serve until a signal asks for the end. Return the exit code: 0 after a drain, 1 after a sentence that says why not."""
+    try:
+        settings = _with_ports(settings)
+    except ports.PortInUseError as error:
+        return _fail(str(error))
+    # Unix sockets lie in it, and their paths may have 107 characters at most.
+    run_dir = Path(tempfile.mkdtemp(prefix="attendant-", dir="/tmp"))
+    avoid = (settings.http_port, settings.grpc_port)
+    os.environ.update(ray_environment.own_cluster(run_dir, drain_timeout_s=settings.drain_timeout_s, avoid_ports=avoid))
+    # Only now: Ray reads its environment at import.
+    from attendant_server.hosting.cluster import Cluster, DeploymentFailedError
+
+    cluster = Cluster(settings, run_dir)
+    try:
+        cluster.start()
+        return asyncio.run(_serve(cluster, settings))
+    except DeploymentFailedError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, SystemExit):
+        # Asked to stop before the loop took over the signals; Ray's handler of SIGTERM raises SystemExit.
+        return 0
+    finally:
+        cluster.stop()
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+async def _serve(cluster: "Cluster", settings: Settings) -> int:
+    stop = StopRequest()
+    with stop.on_signals():
+        if await stop.run_unless_stopped(_start(cluster, settings)):
+            await stop.wait()
+            await stop.run_within(cluster.drain(), settings.drain_timeout_s)
+    return 0
+
+
+async def _start(cluster: "Cluster", settings: Settings) -> None:
+    await asyncio.to_thread(cluster.deploy)
+    cards = await cluster.wait_ready()
+    asks_keys = settings.api_key_file is not None
+    text = ready_text(cards, host=settings.host, http_port=settings.http_port, grpc_port=settings.grpc_port, asks_keys=asks_keys)
+    print(text, flush=True)  # noqa: T201 - the command's output
+
+
+def _with_ports(settings: Settings) -> Settings:
+    """Return the settings with real ports for 0. Raises ``PortInUseError``."""
+    if settings.host not in _HOSTS:
+        raise ports.PortInUseError(
+            f"On Ray, --host must be {_HOSTS[0]} (this machine alone) or {_HOSTS[1]} (every address); {settings.host} is neither. "
+            "With --local any address of this machine will do."
+        )
+    ports.require_free(settings.host, settings.http_port, flag="--http-port")
+    ports.require_free(settings.host, settings.grpc_port, flag="--grpc-port")
+    http_port, grpc_port = ports.pick_free(settings.host, 2, avoid=(settings.http_port, settings.grpc_port))
+    return settings.model_copy(update={"http_port": settings.http_port or http_port, "grpc_port": settings.grpc_port or grpc_port})
+
+
+def _fail(sentence: str) -> int:
+    print(f"attendant: {sentence}", file=sys.stderr)  # noqa: T201 - the command's output
+    return 1
