@@ -19,6 +19,8 @@ from attendant_server.status import view_error
 
 # An orchestrator's probes have no key; all other paths are closed unless the key is right, those yet to be written too.
 OPEN_PATHS = frozenset({"/health", "/ready"})
+# Asked every few seconds by machines; their lines would drown the others.
+QUIET_PATHS = OPEN_PATHS | {"/metrics"}
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +65,8 @@ class RequestGuard:
             finally:
                 log_event(
                     _log,
-                    logging.INFO,
-                    "request",
+                    logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO,
+                    "http request",
                     method=scope["method"],
                     path=scope["path"],
                     status=status,

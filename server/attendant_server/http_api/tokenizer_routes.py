@@ -58,7 +58,10 @@ def tokenizer_routes(gateway: Callable[[], GatewayTasks]) -> APIRouter:
     async def detokenize(request: Request) -> Response:
         body = await read_body(request, DetokenizeBody)
         canonical = DetokenizeRequest(model=body.model or first_model(gateway()), token_ids=body.tokens)
-        text = await run_while_connected(request.receive, gateway().detokenize(canonical, call_context(request, "/detokenize")))
+        try:
+            text = await run_while_connected(request.receive, gateway().detokenize(canonical, call_context(request, "/detokenize")))
+        except ServingError as error:
+            raise _in_vllms_words(error) from None
         return JsonResponse({"prompt": text})
 
     @router.get(
@@ -77,6 +80,14 @@ def tokenizer_routes(gateway: Callable[[], GatewayTasks]) -> APIRouter:
         return JsonResponse({"model": name, **info})
 
     return router
+
+
+def _in_vllms_words(error: ServingError) -> ServingError:
+    """Call the canonical field ``token_ids`` by the name that the caller used."""
+    if error.param != "token_ids":
+        return error
+    message = error.message.replace("'token_ids'", "'tokens'")
+    return ServingError(error.code, message, param="tokens", retry_after_s=error.retry_after_s)
 
 
 def first_model(gateway: GatewayTasks) -> str:

@@ -7,6 +7,7 @@ import httpx
 import jsonschema
 import pytest
 
+from attendant_server.errors import ServingError
 from attendant_server.gateway import results
 from tests.server.http_api.fakes import FakeGateway, position, token
 
@@ -161,3 +162,10 @@ async def test_a_number_that_json_lacks_is_null(client: httpx.AsyncClient, gatew
 
 def _fields(card: results.ModelCard) -> dict[str, Any]:
     return {name: getattr(card, name) for name in card.__slots__}
+
+
+async def test_a_bad_token_id_is_named_as_the_caller_named_it(client: httpx.AsyncClient, gateway: FakeGateway) -> None:
+    gateway.error = ServingError("invalid_value", "token id 9999 of 'token_ids' is outside the vocabulary", param="token_ids")
+    error = (await client.post("/detokenize", json={"tokens": [9999]})).json()["error"]
+    assert error["param"] == "tokens"
+    assert "'tokens'" in error["message"]

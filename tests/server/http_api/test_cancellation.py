@@ -55,7 +55,7 @@ async def test_hanging_up_while_admission_waits_ends_it(app: FastAPI, gateway: F
     async def never(*_: Any) -> Any:
         await gateway._hold()
 
-    gateway.stream_complete = never  # type: ignore[method-assign]
+    gateway.stream_complete = never  # type: ignore[method-assign, assignment]
     caller = RawCaller(app, "/v1/completions", {"model": "tiny", "prompt": "x", "stream": True})
     running = asyncio.create_task(caller.run())
     await gateway.started.wait()

@@ -1,0 +1,105 @@
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+from fastapi import FastAPI
+
+from attendant_server.status import STATUS_TABLE
+from tests.server.http_api.fakes import FakeGateway
+
+ROUTES = {
+    "/v1/completions": "post",
+    "/v1/chat/completions": "post",
+    "/v1/embeddings": "post",
+    "/v1/classify": "post",
+    "/v1/few-shot": "post",
+    "/tokenize": "post",
+    "/detokenize": "post",
+    "/tokenizer_info": "get",
+    "/v1/models": "get",
+    "/v1/models/{model}": "get",
+    "/health": "get",
+    "/ready": "get",
+    "/metrics": "get",
+}
+
+
+@pytest.fixture
+def document(app: FastAPI) -> dict[str, Any]:
+    return app.openapi()
+
+
+def test_the_document_has_every_route_and_no_other(document: dict[str, Any]) -> None:
+    assert {path: next(iter(methods)) for path, methods in document["paths"].items()} == ROUTES
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def references(value: Any) -> list[str]:
+        if isinstance(value, dict):
+            own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+            return own + [found for each in value.values() for found in references(each)]
+        return [found for each in value for found in references(each)] if isinstance(value, list) else []
+
+    found = set(references(document))
+    assert found
+    for reference in found:
+        node: Any = document
+        for part in reference.removeprefix("#/").split("/"):
+            node = node[part]
+        jsonschema.Draft202012Validator.check_schema(node)
+
+
+def test_every_operation_has_a_name_of_its_own_a_summary_and_its_errors(document: dict[str, Any]) -> None:
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    assert all(operation["summary"] for operation in operations)
+    task_statuses = {"200", "400", "401", "404", "413", "429", "500", "503", "504"}
+    for path, method in ROUTES.items():
+        responses = document["paths"][path][method]["responses"]
+        if method == "post":
+            assert set(responses) == task_statuses
+            assert "Retry-After" in responses["429"]["headers"]
+        for status, response in responses.items():
+            if status != "200":
+                assert response["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")
+                assert int(status) in {row.http_status for row in STATUS_TABLE.values()}
+
+
+def test_every_body_is_closed_and_its_example_is_valid(document: dict[str, Any]) -> None:
+    for path, method in ROUTES.items():
+        if method != "post":
+            continue
+        schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        body = document["components"]["schemas"][schema["$ref"].split("/")[-1]]
+        assert body["additionalProperties"] is False
+        assert body["examples"]
+        for example in body["examples"]:
+            jsonschema.validate(example, {**schema, "components": document["components"]})
+
+
+async def test_every_example_is_answered(client: httpx.AsyncClient, document: dict[str, Any], gateway: FakeGateway) -> None:
+    for path, method in ROUTES.items():
+        if method == "post":
+            name = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+            example = document["components"]["schemas"][name]["examples"][0]
+            assert (await client.post(path, json=example)).status_code == 200
+
+
+async def test_a_get_answers_as_the_document_says(client: httpx.AsyncClient, document: dict[str, Any]) -> None:
+    for path in ("/v1/models", "/v1/models/{model}", "/health", "/ready", "/tokenizer_info"):
+        answer = (await client.get(path.replace("{model}", "tiny"))).json()
+        schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        jsonschema.validate(answer, {**schema, "components": document["components"]})
+
+
+async def test_an_error_answers_as_the_document_says(client: httpx.AsyncClient, document: dict[str, Any]) -> None:
+    schema = {"$ref": "#/components/schemas/ErrorAnswer", "components": document["components"]}
+    for response in (await client.get("/nope"), await client.post("/v1/completions", json={}), await client.delete("/health")):
+        jsonschema.validate(response.json(), schema)
+
+
+async def test_no_route_of_fastapis_own_is_left(client: httpx.AsyncClient, document: dict[str, Any]) -> None:
+    for path in ("/redoc", "/docs/oauth2-redirect"):
+        assert (await client.get(path)).status_code == 404
+    assert not {"HTTPValidationError", "ValidationError"} & set(document["components"]["schemas"])
