@@ -119,19 +119,25 @@ class Completions:
         )
 
     async def _chat_prompt(self, model: ServedModel, request: ChatRequest, call: ActiveCall) -> tuple[EncodedPrompt, ...]:
-        if not model.tokenizer.has_chat_template:
-            raise ServingError(
-                "invalid_value",
-                f"model '{model.name}' has no chat template, so it cannot read messages; use completions with a prompt instead",
-                param="messages",
-            )
-        return (await self._toolbox.text_pool.run(call.deadline, _render_chat, model, request.messages),)
+        return (await self._toolbox.text_pool.run(call.deadline, encode_chat, model, request.messages),)
 
 
-def _render_chat(model: ServedModel, messages: Sequence[ChatMessage]) -> EncodedPrompt:
-    text = model.tokenizer.render_chat([message.model_dump(exclude_none=True) for message in messages], add_generation_prompt=True)
-    # The template writes the model's marks itself.
-    token_ids = model.tokenizer.encode(text, add_special_tokens=False).ids
+def encode_chat(
+    model: ServedModel, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True, add_special_tokens: bool = False
+) -> EncodedPrompt:
+    """Return a conversation as the model's chat template writes it. Raises ``ServingError`` where there is none; may take long.
+
+    ``add_special_tokens`` is for templates that leave out the model's marks; most write them.
+    """
+    if not model.tokenizer.has_chat_template:
+        raise ServingError(
+            "invalid_value",
+            f"model '{model.name}' has no chat template, so it cannot read messages; use completions with a prompt instead",
+            param="messages",
+        )
+    turns = [message.model_dump(exclude_none=True) for message in messages]
+    text = model.tokenizer.render_chat(turns, add_generation_prompt=add_generation_prompt)
+    token_ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
     if not token_ids:
         raise ServingError(
             "invalid_value", "the chat template made an empty prompt of these messages; say something in them", param="messages"

@@ -12,7 +12,7 @@ from attendant_server.auth import ApiKeys
 from attendant_server.errors import ServingError
 from attendant_server.gateway import validation
 from attendant_server.gateway.calls import ActiveCall
-from attendant_server.gateway.completions import Completions
+from attendant_server.gateway.completions import Completions, encode_chat
 from attendant_server.gateway.few_shot import FewShot
 from attendant_server.gateway.interface import CallContext, StreamItem
 from attendant_server.gateway.pooling import Pooling
@@ -106,13 +106,11 @@ class Gateway:
         with self._begin(call) as active:
             model = self._admit(request.model, active)
             tokenizer = model.tokenizer
-            encoding = await self._toolbox.text_pool.run(
-                active.deadline, tokenizer.encode, request.text, add_special_tokens=request.add_special_tokens
-            )
+            token_ids = await self._toolbox.text_pool.run(active.deadline, _tokenize, model, request)
             info = model.replicas.info
             return TokenizeResult(
-                token_ids=encoding.ids,
-                tokens=tuple(tokenizer.id_to_token(token_id) or "" for token_id in encoding.ids),
+                token_ids=token_ids,
+                tokens=tuple(tokenizer.id_to_token(token_id) or "" for token_id in token_ids),
                 max_model_len=info.max_model_len if info is not None else 0,
             )
 
@@ -201,3 +199,11 @@ class Gateway:
             if shown is None or shown is error:
                 raise
             raise shown from None
+
+
+def _tokenize(model: ServedModel, request: TokenizeRequest) -> tuple[int, ...]:
+    if request.messages is None:
+        return model.tokenizer.encode(request.text, add_special_tokens=request.add_special_tokens).ids
+    return encode_chat(
+        model, request.messages, add_generation_prompt=request.add_generation_prompt, add_special_tokens=request.add_special_tokens
+    ).token_ids
