@@ -3,7 +3,6 @@
 No cluster runs here; what only a cluster can show is listed in ``deploy/README.md``.
 """
 
-import importlib
 import json
 import shutil
 import subprocess
@@ -23,10 +22,18 @@ from tests.deploy.kustomize import Manifest, render
 _ROOT = Path(__file__).resolve().parents[2]
 _KUBERNETES = _ROOT / "deploy" / "kubernetes"
 _SCHEMA = _ROOT / "tests" / "data" / "schemas" / "rayservice-v1.schema.json"
+# Run in a process of its own: Ray must not be imported here before tests that start a cluster have set its environment.
 _CHECK_BY_SERVE = """
 import json, sys
 from ray.serve.schema import ServeDeploySchema
 print(ServeDeploySchema.model_validate(json.load(sys.stdin)).model_dump_json())
+"""
+_IMPORT_AS_SERVE_DOES = """
+import json, sys
+from ray._common.utils import import_attr
+from attendant_server.hosting.serve import GRPC_SERVICER_FUNCTIONS
+assert all(callable(import_attr(path)) for path in json.load(sys.stdin))
+print(json.dumps(GRPC_SERVICER_FUNCTIONS))
 """
 _FOLDERS = ["base", "overlays/cpu-small", "overlays/gpu"]
 
@@ -87,10 +94,11 @@ def test_serve_refuses_a_port_that_is_no_port(manifests: dict[str, Manifest]) ->
         _checked_by_serve(config)
 
 
-def test_grpc_services_that_serve_is_told_of_exist(manifests: dict[str, Manifest]) -> None:
-    for path in _serve_config(manifests)["grpc_options"]["grpc_servicer_functions"]:
-        module, function = path.rsplit(".", 1)
-        assert callable(getattr(importlib.import_module(module), function))
+def test_what_serve_is_told_to_import_exists_and_is_what_the_server_uses(manifests: dict[str, Manifest]) -> None:
+    config = _serve_config(manifests)
+    functions = config["grpc_options"]["grpc_servicer_functions"]
+    [application] = config["applications"]
+    assert _run_apart(_IMPORT_AS_SERVE_DOES, [application["import_path"], *functions]) == functions
 
 
 def test_every_ray_process_gets_the_data_plane_that_the_server_chooses_for_its_own_cluster(manifests: dict[str, Manifest]) -> None:
@@ -147,11 +155,12 @@ def _serve_config(manifests: dict[str, Manifest]) -> dict[str, Any]:
 
 
 def _checked_by_serve(config: dict[str, Any]) -> dict[str, Any]:
-    # In a process of its own: Ray must not be imported before the tests that start a cluster have set its environment.
-    done = subprocess.run(
-        [sys.executable, "-c", _CHECK_BY_SERVE], input=json.dumps(config), check=True, capture_output=True, text=True, timeout=90
-    )
-    return dict(json.loads(done.stdout))
+    return dict(_run_apart(_CHECK_BY_SERVE, config))
+
+
+def _run_apart(program: str, data: Any) -> Any:
+    done = subprocess.run([sys.executable, "-c", program], input=json.dumps(data), check=True, capture_output=True, text=True, timeout=90)
+    return json.loads(done.stdout)
 
 
 def _groups(manifests: dict[str, Manifest]) -> list[dict[str, Any]]:
