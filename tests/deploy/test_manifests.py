@@ -41,7 +41,7 @@ _FOLDERS = ["base", "overlays/cpu-small", "overlays/gpu"]
 @pytest.fixture(params=_FOLDERS)
 def manifests(request: pytest.FixtureRequest) -> dict[str, Manifest]:
     """Manifests of one kustomization by kind."""
-    return {manifest["kind"]: manifest for manifest in render(_KUBERNETES / request.param)}
+    return _render(request.param)
 
 
 @pytest.mark.parametrize("folder", _FOLDERS)
@@ -87,18 +87,25 @@ def test_serve_accepts_the_serve_configuration_and_we_accept_its_arguments(manif
     assert settings.host == checked["http_options"]["host"]
 
 
-def test_serve_refuses_a_port_that_is_no_port(manifests: dict[str, Manifest]) -> None:
-    config = _serve_config(manifests)
+def test_serve_refuses_a_port_that_is_no_port() -> None:
+    config = _serve_config(_render("base"))
     config["http_options"]["port"] = "eight thousand"
     with pytest.raises(subprocess.CalledProcessError):
         _checked_by_serve(config)
 
 
-def test_what_serve_is_told_to_import_exists_and_is_what_the_server_uses(manifests: dict[str, Manifest]) -> None:
-    config = _serve_config(manifests)
+def test_what_serve_is_told_to_import_exists_and_is_what_the_server_uses() -> None:
+    config = _serve_config(_render("base"))
     functions = config["grpc_options"]["grpc_servicer_functions"]
     [application] = config["applications"]
     assert _run_apart(_IMPORT_AS_SERVE_DOES, [application["import_path"], *functions]) == functions
+
+
+def test_overlays_change_the_arguments_of_the_application_and_nothing_else_of_serve(manifests: dict[str, Manifest]) -> None:
+    config, base = _serve_config(manifests), _serve_config(_render("base"))
+    for each in (config, base):
+        del each["applications"][0]["args"]
+    assert config == base
 
 
 def test_every_ray_process_gets_the_data_plane_that_the_server_chooses_for_its_own_cluster(manifests: dict[str, Manifest]) -> None:
@@ -148,6 +155,10 @@ def test_workers_are_given_longer_to_end_than_requests_are_given_to_finish(manif
     for group in spec["rayClusterConfig"]["workerGroupSpecs"]:
         assert group["template"]["spec"]["terminationGracePeriodSeconds"] > settings.drain_timeout_s
     assert spec["rayClusterDeletionDelaySeconds"] > settings.request_timeout_s
+
+
+def _render(folder: str) -> dict[str, Manifest]:
+    return {manifest["kind"]: manifest for manifest in render(_KUBERNETES / folder)}
 
 
 def _serve_config(manifests: dict[str, Manifest]) -> dict[str, Any]:
