@@ -103,7 +103,9 @@ def _furthest_branch(group: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
 
 
 def _progress(error: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(part for part in error.get("loc", ()) if isinstance(part, int))
+    places = tuple(part for part in error.get("loc", ()) if isinstance(part, int))
+    # A list that is too long was right up to its bound.
+    return (*places, error["ctx"]["max_length"]) if error.get("type") == "too_long" else places
 
 
 def _is_branch(part: Any) -> bool:

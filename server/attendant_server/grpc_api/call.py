@@ -93,7 +93,9 @@ class GrpcCall:
             timeout_s = math.nan
         if not timeout_s > 0:
             raise ServingError(
-                "invalid_value", f"{TIMEOUT_KEY} is {value[:40]!r}; send a number of seconds above 0, for example 30", param=TIMEOUT_KEY
+                "invalid_value",
+                f"the metadata {TIMEOUT_KEY} is {value[:40]!r}; send a number of seconds above 0, for example 30",
+                param=TIMEOUT_KEY,
             )
         return timeout_s if math.isfinite(timeout_s) else None
 

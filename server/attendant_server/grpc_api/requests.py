@@ -158,9 +158,9 @@ def _texts_or_ids(prompts: Sequence[common_pb2.Prompt], param: str) -> str | lis
     kinds = {prompt.WhichOneof("kind") for prompt in prompts}
     if None in kinds:
         index = next(index for index, prompt in enumerate(prompts) if prompt.WhichOneof("kind") is None)
-        raise ServingError("invalid_value", f"{param}[{index}] has neither text nor token_ids; give one of the two", param=param)
+        raise ServingError("invalid_value", f"'{param}[{index}]' has neither text nor token_ids; give one of the two", param=param)
     if len(kinds) > 1:
-        raise ServingError("invalid_value", f"{param} mixes texts and token ids; send the two kinds in two requests", param=param)
+        raise ServingError("invalid_value", f"'{param}' mixes texts and token ids; send the two kinds in two requests", param=param)
     if kinds == {"token_ids"}:
         ids = [list(prompt.token_ids.ids) for prompt in prompts]
         return ids[0] if len(ids) == 1 else ids

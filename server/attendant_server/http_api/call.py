@@ -60,5 +60,5 @@ def _deadline_s(value: bytes | None) -> float | None:
     if not timeout_s > 0:
         name = TIMEOUT_HEADER.decode()
         shown = ascii(value[:40].decode("latin-1"))
-        raise ServingError("invalid_value", f"{name} is {shown}; send a number of seconds above 0, for example 30", param=name)
+        raise ServingError("invalid_value", f"the {name} header is {shown}; send a number of seconds above 0, for example 30", param=name)
     return time.monotonic() + timeout_s if math.isfinite(timeout_s) else None
