@@ -36,6 +36,7 @@ class Cluster:
     def __init__(self, settings: Settings, run_dir: Path) -> None:
         self._settings = settings
         self._run_dir = run_dir
+        self._deployment: asyncio.Future[None] | None = None
         self._gateway: DeploymentHandle[Any] | None = None
 
     def start(self) -> None:
@@ -53,8 +54,12 @@ class Cluster:
             _temp_dir=str(self._run_dir / "ray"),
         )
 
-    def deploy(self) -> None:
+    async def deploy(self) -> None:
         """Start Serve and hand it the application; returns before that is ready."""
+        self._deployment = asyncio.ensure_future(asyncio.to_thread(self._deploy))
+        await asyncio.shield(self._deployment)
+
+    def _deploy(self) -> None:
         settings = self._settings
         serve.start(
             http_options=HTTPOptions(host=settings.host, port=settings.http_port),
@@ -80,14 +85,16 @@ class Cluster:
         if self._gateway is not None:
             await self._gateway.drain.remote()
 
+    async def end_application(self) -> None:
+        """End the application and Serve; calls that still run get the drain's limit again."""
+        if self._deployment is not None:
+            # A deployment that was asked to stop half-way must be whole before it can be ended.
+            await asyncio.wait((self._deployment,))
+            await serve.shutdown_async()  # type: ignore[no-untyped-call]
+
     def stop(self) -> None:
-        """End the application, Serve and the cluster, in that order; leaves no process behind."""
-        if not ray.is_initialized():
-            return
-        try:
-            serve.shutdown()
-        finally:
-            ray.shutdown()
+        """End every process of the cluster, at once."""
+        ray.shutdown()
 
     def _check_deployment(self) -> None:
         application = serve.status().applications.get(_APPLICATION)

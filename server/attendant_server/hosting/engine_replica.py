@@ -4,7 +4,6 @@ Serve starts it, asks after its health, hands its address to every gateway and g
 come through Serve. Plain here; ``serve`` makes a deployment of it.
 """
 
-import grpc.aio
 import ray
 import torch
 from ray import serve
@@ -12,7 +11,7 @@ from ray import serve
 from attendant_server.config import ModelSettings, Settings
 from attendant_server.hosting.engine_settings import make_local_link
 from attendant_server.link.local import LocalLink
-from attendant_server.link.server import LinkService, start_link_server
+from attendant_server.link.server import LinkServer
 from attendant_server.logging import configure_logging
 
 _CLOSE_GRACE_S = 0.5
@@ -29,7 +28,7 @@ class EngineReplica:
         self._settings = settings
         self._link_token = link_token
         self._engine: LocalLink | None = None
-        self._server: grpc.aio.Server | None = None
+        self._server: LinkServer | None = None
 
     async def record_replica_metadata(self) -> dict[str, str]:
         """Load the model and say where gateways can reach it. Raises what loading failed with."""
@@ -39,9 +38,9 @@ class EngineReplica:
         await self._engine.wait_loaded()
         if not self._engine.is_ready:
             raise RuntimeError(f"Model '{self._model.name}': {self._engine.status}")
-        service = LinkService(self._engine, token=self._link_token)
-        host = ray.util.get_node_ip_address()
-        self._server, port = await start_link_server(service, host)
+        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._server = LinkServer(self._engine, token=self._link_token)
+        port = await self._server.start(host)
         return {"link_address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
 
     async def ping(self) -> None:

@@ -25,7 +25,7 @@ from attendant_server.grpc_api.servicer import InferenceHandlers
 from attendant_server.hosting.link_pool import LinkPool
 from attendant_server.hosting.replica_directory import process_directory
 from attendant_server.http_api.app import create_app
-from attendant_server.link.client import RemoteLink
+from attendant_server.link.client import LinkClient
 from attendant_server.logging import configure_logging, log_event
 
 _log = logging.getLogger(__name__)
@@ -49,11 +49,9 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
         # Serve makes a handle's router, and so tells of replicas, at the handle's first call.
         self._first_calls = [asyncio.ensure_future(self._call_once(handle)) for _, handle in engines.values()]
 
-    def _open_link(self, replica_id: str, address: str) -> RemoteLink:
+    def _open_link(self, replica_id: str, address: str) -> LinkClient:
         gateway_id: str = serve.get_replica_context().replica_id.unique_id
-        link = RemoteLink(replica_id=replica_id, address=address, token=self._link_token, gateway_id=gateway_id)
-        link.start()
-        return link
+        return LinkClient(address, token=self._link_token, replica_id=replica_id, gateway_id=gateway_id)
 
     @staticmethod
     async def _call_once(handle: DeploymentHandle[Any]) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _HOSTS = ("127.0.0.1", "0.0.0.0")
 """HAProxy reaches the replicas on this machine through loopback, so Serve must listen there too."""
 
+_END_TIMEOUT_S = 30.0
+"""For Serve to end an application that has nothing left to do; it takes about five seconds."""
+
 
 def run_on_ray(settings: Settings) -> int:
     """Serve until a signal asks for the end. Return the exit code: 0 after a drain, 1 after a sentence that says why not."""
@@ -40,7 +43,8 @@ def run_on_ray(settings: Settings) -> int:
     cluster = Cluster(settings, run_dir)
     try:
         cluster.start()
-        return asyncio.run(_serve(cluster, settings))
+        asyncio.run(_serve(cluster, settings))
+        return 0
     except DeploymentFailedError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, SystemExit):
@@ -51,17 +55,22 @@ def run_on_ray(settings: Settings) -> int:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
-async def _serve(cluster: "Cluster", settings: Settings) -> int:
+async def _serve(cluster: "Cluster", settings: Settings) -> None:
     stop = StopRequest()
     with stop.on_signals():
-        if await stop.run_unless_stopped(_start(cluster, settings)):
-            await stop.wait()
-            await stop.run_within(cluster.drain(), settings.drain_timeout_s)
-    return 0
+        is_in_time = True
+        try:
+            if await stop.run_unless_stopped(_start(cluster, settings)):
+                await stop.wait()
+                is_in_time = await stop.run_within(cluster.drain(), settings.drain_timeout_s)
+        finally:
+            # What did not end in time is not waited for once more: the cluster's processes are ended over it.
+            if is_in_time:
+                await stop.run_within(cluster.end_application(), _END_TIMEOUT_S)
 
 
 async def _start(cluster: "Cluster", settings: Settings) -> None:
-    await asyncio.to_thread(cluster.deploy)
+    await cluster.deploy()
     cards = await cluster.wait_ready()
     asks_keys = settings.api_key_file is not None
     text = ready_text(cards, host=settings.host, http_port=settings.http_port, grpc_port=settings.grpc_port, asks_keys=asks_keys)

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.serve import Application, Deployment
+from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from attendant_server.config import Settings
@@ -28,6 +28,7 @@ GRPC_SERVICER_FUNCTIONS = [
 ]
 """How Serve is told of our gRPC services; with our deserialisers, which the generated functions do not have."""
 
+_ROUTER = "attendant_server.hosting.replica_watch:ReplicaWatch"
 _GATEWAY_CPUS = 0.1
 _MANY_REQUESTS = 1_000_000
 """Serve's own admission is out of the way: the gateway's permits decide, with an answer that says why."""
@@ -43,38 +44,34 @@ def build_app(args: dict[str, Any]) -> Application:
 def make_application(settings: Settings) -> Application:
     """Return the application for checked settings; must run where a Ray cluster is connected."""
     link_token = make_link_token()
-    cpus = cpus_per_engine(
-        [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]], len(settings.models) * settings.replicas
-    )
-    stop_timeout_s = settings.drain_timeout_s + _STOP_MARGIN_S
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    node_cpus = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
+    num_cpus = cpus_per_engine(node_cpus, len(settings.models) * settings.replicas)
     engines = {}
     for model in settings.models:
         name = engine_deployment_name(model.name)
         deployment = serve.deployment(
-            EngineReplica,
             name=name,
             num_replicas=settings.replicas,
-            ray_actor_options={"num_cpus": cpus, "num_gpus": 1 if settings.device == "cuda" else 0},
-            max_ongoing_requests=_MANY_REQUESTS,
-            health_check_period_s=1.0,
-            health_check_timeout_s=5.0,
-            graceful_shutdown_wait_loop_s=0.1,
-            graceful_shutdown_timeout_s=stop_timeout_s,
-            max_constructor_retry_count=3,
-            request_router_config=RequestRouterConfig(request_router_class="attendant_server.hosting.replica_watch:ReplicaWatch"),
-        )
+            ray_actor_options={"num_cpus": num_cpus, "num_gpus": 1 if settings.device == "cuda" else 0},
+            request_router_config=RequestRouterConfig(request_router_class=_ROUTER),  # type: ignore[arg-type]
+            **_lifecycle(settings),
+        )(EngineReplica)
         engines[model.name] = (name, deployment.bind(model, settings, link_token))
-    gateway: Deployment = serve.deployment(
-        serve.ingress()(GatewayReplica),
-        name=GATEWAY,
-        ray_actor_options={"num_cpus": _GATEWAY_CPUS},
-        max_ongoing_requests=_MANY_REQUESTS,
-        health_check_period_s=1.0,
-        health_check_timeout_s=5.0,
-        graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=stop_timeout_s,
-    )
-    return gateway.bind(settings, engines, link_token)
+    gateway = serve.deployment(name=GATEWAY, ray_actor_options={"num_cpus": _GATEWAY_CPUS}, **_lifecycle(settings))
+    return gateway(serve.ingress()(GatewayReplica)).bind(settings, engines, link_token)
+
+
+def _lifecycle(settings: Settings) -> dict[str, Any]:
+    """Options of every deployment: no limit of Serve's own, quick eyes, and time to finish."""
+    return {
+        "max_ongoing_requests": _MANY_REQUESTS,
+        "health_check_period_s": 1.0,
+        "health_check_timeout_s": 5.0,
+        "graceful_shutdown_wait_loop_s": 0.1,
+        "graceful_shutdown_timeout_s": settings.drain_timeout_s + _STOP_MARGIN_S,
+        "max_constructor_retry_count": 3,
+    }
 
 
 def engine_deployment_name(model: str) -> str:
