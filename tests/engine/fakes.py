@@ -5,6 +5,7 @@ and one wrong slot, position or block changes the answer.
 """
 
 import itertools
+from typing import Any
 
 import torch
 
@@ -74,9 +75,9 @@ def _attend(values: torch.Tensor, cache: LayerCache, inputs: ModelInputs) -> tor
     cache.key.view(-1, HEAD_DIM)[metadata.slot_mapping] = -values
     rows = []
     for s, (num_queries, num_keys) in enumerate(zip(metadata.query_lens, metadata.context_lens, strict=True)):
-        blocks = metadata.block_table[s].long()
-        kept = (cache.value[blocks] - cache.key[blocks]).view(-1, HEAD_DIM)[:num_keys] / 2
-        distance = torch.arange(num_keys - num_queries, num_keys)[:, None] - torch.arange(num_keys)[None, :]
+        # The whole row of the table, padding included: masked keys count nothing, but nothing times NaN is NaN.
+        kept = (cache.value[metadata.block_table[s].long()] - cache.key[metadata.block_table[s].long()]).view(-1, HEAD_DIM) / 2
+        distance = torch.arange(num_keys - num_queries, num_keys)[:, None] - torch.arange(len(kept))[None, :]
         rows.append((distance.float() % 7 + 1).masked_fill(distance < 0, 0.0) @ kept)
     return torch.cat(rows)
 
@@ -158,14 +159,13 @@ def fake_engine(
 
 
 def generation(
-    request_id: str = "a", prompt: tuple[int, ...] = (5, 6, 7), *, n: int = 1, priority: int = 0, cache_salt: str = "", **params: object
+    request_id: str = "a", prompt: tuple[int, ...] = (5, 6, 7), *, n: int = 1, priority: int = 0, cache_salt: str = "", **params: Any
 ) -> GenerationRequest:
     """Make a request, greedy and without an end token where ``params`` says nothing else."""
-    settings: dict[str, object] = {"temperature": 0.0, "ignore_eos": True, **params}
     return GenerationRequest(
         request_id=request_id,
         prompt_token_ids=prompt,
-        params=SamplingParams(**settings),  # type: ignore[arg-type]  # a test's keywords, checked by the dataclass itself
+        params=SamplingParams(**{"temperature": 0.0, "ignore_eos": True, **params}),
         n=n,
         priority=priority,
         cache_salt=cache_salt,

@@ -1,5 +1,6 @@
 """The uniform numbers are uniform, and are functions of their three inputs."""
 
+import itertools
 import math
 
 from attendant_engine.decoding.draws import draw_uniform
@@ -29,5 +30,5 @@ def test_neighbouring_positions_are_uncorrelated() -> None:
     draws = [draw_uniform(3, 0, position) for position in range(20_000)]
     mean = sum(draws) / len(draws)
     variance = sum((x - mean) ** 2 for x in draws) / len(draws)
-    covariance = sum((x - mean) * (y - mean) for x, y in zip(draws, draws[1:], strict=False)) / len(draws)
+    covariance = sum((x - mean) * (y - mean) for x, y in itertools.pairwise(draws)) / len(draws)
     assert abs(covariance / variance) < 4 / math.sqrt(len(draws))

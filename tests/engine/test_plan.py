@@ -1,0 +1,120 @@
+"""The plan's arithmetic is what it prints, its limits are the model's, and what cannot work is refused before a weight is read."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from attendant_engine.config import EngineConfig, ModelConfig
+from attendant_engine.errors import InvalidRequestError
+from attendant_engine.plan import Plan, describe_plan, plan_memory, plan_model, resolve
+from tests.engine.fakes import model_config
+
+MODELS = Path(__file__).parents[2] / "models"
+GIB = 1 << 30
+
+GPT2 = replace(
+    model_config(),
+    vocab_size=50257,
+    hidden_size=768,
+    num_layers=12,
+    num_heads=12,
+    num_kv_heads=12,
+    head_dim=64,
+    max_position_embeddings=1024,
+)
+CPU = EngineConfig(device="cpu")
+
+
+def _plan(model: ModelConfig, config: EngineConfig = CPU, *, available_bytes: int = 64 * GIB) -> Plan:
+    return plan_memory(model, resolve(model, config), weight_bytes=0, available_bytes=available_bytes)
+
+
+def test_gpt2_small_takes_73728_bytes_a_token_and_room_for_every_sequence_of_a_step() -> None:
+    plan = _plan(GPT2)
+    assert plan.bytes_per_token == 2 * 12 * 12 * 64 * 4 == 73_728
+    assert plan.num_cache_tokens == 64 * 1024
+    assert plan.kv_cache_bytes == 64 * 1024 * 73_728
+
+
+def test_the_default_cache_takes_no_more_than_a_quarter_of_what_the_weights_leave() -> None:
+    plan = _plan(GPT2, available_bytes=4 * GIB)
+    assert GIB - plan.bytes_per_block < plan.kv_cache_bytes <= GIB
+
+
+def test_long_contexts_do_not_blow_the_default_cache_up() -> None:
+    plan = _plan(replace(GPT2, max_position_embeddings=131_072), available_bytes=4096 * GIB)
+    assert plan.num_cache_tokens == 64 * 2048 and plan.max_model_len == 131_072
+
+
+def test_an_explicit_cache_size_is_used_to_the_last_whole_block() -> None:
+    plan = _plan(GPT2, replace(CPU, kv_cache_memory_bytes=3 * 16 * 73_728 + 5))
+    assert plan.num_blocks == 3
+
+
+@pytest.mark.parametrize("num_bytes", [0, 2 * 16 * 73_728 - 1, 65 * GIB])
+def test_a_cache_that_is_too_small_or_larger_than_the_machine_is_refused(num_bytes: int) -> None:
+    with pytest.raises(InvalidRequestError, match="kv-cache-memory"):
+        _plan(GPT2, replace(CPU, kv_cache_memory_bytes=num_bytes))
+
+
+def test_a_machine_without_room_for_two_blocks_is_told_so() -> None:
+    with pytest.raises(InvalidRequestError, match="at least 2"):
+        _plan(GPT2, available_bytes=1_000_000)
+
+
+def test_a_pooling_model_has_no_cache_and_steps_that_hold_its_longest_text() -> None:
+    encoder = replace(model_config(is_decoder=False), max_position_embeddings=8192, max_sequence_length=4096)
+    plan = _plan(encoder, replace(CPU, max_batch_tokens=100))
+    assert plan.num_blocks == 0 and plan.max_model_len == 4096 and plan.max_batch_tokens == 4096
+
+
+def test_limits_are_lowered_to_the_models_own() -> None:
+    assert _plan(GPT2, replace(CPU, max_model_len=100)).max_model_len == 100
+    assert _plan(GPT2, replace(CPU, max_model_len=5000)).max_model_len == 1024
+
+
+@pytest.mark.parametrize("field", ["max_model_len", "max_num_seqs", "max_batch_tokens", "block_size", "max_queue"])
+def test_limits_below_one_are_refused_by_name(field: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"{field} is 0"):
+        resolve(GPT2, replace(CPU, **{field: 0}))  # type: ignore[arg-type]
+
+
+def test_a_cpu_computes_in_float32_unless_told_otherwise() -> None:
+    model = replace(GPT2, checkpoint_dtype="bfloat16")
+    assert resolve(model, CPU).dtype == "float32"
+    assert resolve(model, replace(CPU, dtype="bfloat16")).dtype == "bfloat16"
+    assert _plan(model, replace(CPU, dtype="bfloat16")).bytes_per_token == 36_864
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_without_cuda_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="no usable CUDA"):
+        resolve(GPT2, replace(CPU, device="cuda"))
+
+
+def test_every_product_that_a_plan_prints_is_right() -> None:
+    text = describe_plan(_plan(GPT2, available_bytes=10 * GIB))
+    checked = 0
+    for line in text.splitlines():
+        factors, equals, product = line.partition(" = ")
+        if not equals or "holds" in line:
+            continue
+        numbers = [re.findall(r"[\d,.]+", factor)[0] for factor in re.split(r" x ", factors[17:])]
+        result = 1.0
+        for number in numbers:
+            result *= float(number.replace(",", ""))
+        assert int(result) == int(re.findall(r"[\d,]+", product)[0].replace(",", "")), line
+        checked += 1
+    assert checked == 5
+
+
+def test_the_weights_of_a_real_checkpoint_are_counted_from_its_headers() -> None:
+    plan = plan_model(MODELS / "stories260k", CPU)
+    stored = (MODELS / "stories260k" / "model.safetensors").stat().st_size
+    assert stored - 20_000 < plan.weight_bytes < stored
+    assert plan.max_model_len == json.loads((MODELS / "stories260k" / "config.json").read_text())["max_position_embeddings"]
+    assert "llama decoder" in describe_plan(plan)
