@@ -45,6 +45,8 @@ def make_connection(url: str, *, api_key: str | None = None, tls: Tls | bool = F
         ("grpc.max_send_message_length", -1),
         # The retries are ours: they know which errors are worth it, and end at the call's deadline.
         ("grpc.enable_retries", 0),
+        # A client has a connection of its own: two of them carry twice the streams.
+        ("grpc.use_local_subchannel_pool", 1),
         # A server that starts is found soon, not after gRPC's default of up to two minutes.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),

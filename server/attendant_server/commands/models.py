@@ -1,0 +1,33 @@
+"""``attendant models``: what the server serves, and whether it is ready."""
+
+import dataclasses
+
+from attendant_server.commands import terminal
+from attendant_server.commands.terminal import ApiKey, AsJson, TimeoutS, Url
+
+
+def models(as_json: AsJson = False, url: Url = terminal.DEFAULT_URL, api_key: ApiKey = None, timeout_s: TimeoutS = None) -> None:
+    """List the served models."""
+    with terminal.connected(url, api_key) as client:
+        served = client.list_models(timeout_s=timeout_s)
+    if as_json:
+        terminal.print_json([dataclasses.asdict(model) for model in served])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("model", "kind", "family", "tasks", "context", "runs on", "replicas", "status"):
+        table.add_column(heading, justify="right" if heading in ("context", "replicas") else "left", overflow="fold")
+    for model in served:
+        table.add_row(
+            model.id,
+            model.kind,
+            model.family,
+            ", ".join(model.tasks),
+            str(model.max_model_len),
+            f"{model.device_kind}, {model.dtype}",
+            str(model.num_replicas),
+            "ready" if model.is_ready else model.status or "not ready",
+        )
+    Console().print(table, markup=False)

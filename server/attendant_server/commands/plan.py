@@ -1,0 +1,43 @@
+"""``attendant plan``: the memory arithmetic of a model, before anything is loaded."""
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from attendant_server.commands.terminal import ANSWERED_WITH_ERROR, WRONG_CALL, fail
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="A directory, a bundled model's name, or a hub id.")],
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Where it will run.")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option("--dtype", help="Number format of the weights.")
+    ] = None,
+    max_model_len: Annotated[int | None, typer.Option("--max-model-len", help="Longest context, in tokens.")] = None,
+    max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", help="Most sequences in one step.")] = None,
+    max_batch_tokens: Annotated[int | None, typer.Option("--max-batch-tokens", help="Most tokens in one step.")] = None,
+    kv_cache_memory: Annotated[str | None, typer.Option("--kv-cache-memory", help="Size of the cache, for example 2GiB.")] = None,
+) -> None:
+    """Print what a model will take on this machine, factor by factor."""
+    from attendant_engine.errors import EngineError, InvalidRequestError
+    from attendant_engine.plan import describe_plan, plan_model
+    from attendant_server.commands.model_paths import ModelPathError, resolve_model
+    from attendant_server.commands.settings_sources import SettingsError, collect_settings
+    from attendant_server.hosting.engine_settings import engine_config
+
+    flags: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "max_batch_tokens": max_batch_tokens,
+        "kv_cache_memory": kv_cache_memory,
+    }
+    try:
+        settings = collect_settings(flags, environment={}, file=None)
+        where = resolve_model(model)
+        typer.echo(describe_plan(plan_model(where.path, engine_config(settings))))
+    except (SettingsError, ModelPathError, InvalidRequestError) as error:
+        fail(str(error), WRONG_CALL)
+    except EngineError as error:
+        fail(error.message, ANSWERED_WITH_ERROR)

@@ -1,0 +1,88 @@
+"""``attendant serve``: flags, environment and file become settings, and hosting takes over."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from attendant_server.commands.terminal import WRONG_CALL, fail
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[[NAME=]MODEL]...", help="Directories, bundled models' names or hub ids. Default: the bundled models."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", envvar="ATTENDANT_CONFIG", dir_okay=False, help="YAML file with the same settings.")
+    ] = None,
+    local: Annotated[bool | None, typer.Option("--local/--no-local", help="One process, without Ray.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on. Default 127.0.0.1.")] = None,
+    http_port: Annotated[int | None, typer.Option("--http-port", help="0 picks a free one. Default 8000.")] = None,
+    grpc_port: Annotated[int | None, typer.Option("--grpc-port", help="0 picks a free one. Default 9000.")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Default auto.")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option("--dtype", help="Number format. Default auto.")
+    ] = None,
+    attention_backend: Annotated[
+        Literal["auto", "reference", "torch", "triton"] | None, typer.Option("--attention-backend", help="Default auto.")
+    ] = None,
+    max_model_len: Annotated[int | None, typer.Option("--max-model-len", help="Longest context, in tokens. Default: the model's.")] = None,
+    max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", help="Most sequences in one step. Default: planned.")] = None,
+    max_batch_tokens: Annotated[int | None, typer.Option("--max-batch-tokens", help="Most tokens in one step. Default: planned.")] = None,
+    kv_cache_memory: Annotated[str | None, typer.Option("--kv-cache-memory", help="For example 2GiB. Default: planned.")] = None,
+    replicas: Annotated[int | None, typer.Option("--replicas", help="Replicas of each model. Default 1.")] = None,
+    api_key_file: Annotated[str | None, typer.Option("--api-key-file", help="Keys, one a line: 'tenant: key'.")] = None,
+    max_queue: Annotated[int | None, typer.Option("--max-queue", help="Most requests that wait, a model. Default 1024.")] = None,
+    request_timeout_s: Annotated[float | None, typer.Option("--request-timeout-s", help="Longest life of a request. Default 600.")] = None,
+    drain_timeout_s: Annotated[
+        float | None, typer.Option("--drain-timeout-s", help="Grace for requests in flight when stopping. Default 30.")
+    ] = None,
+    max_body_bytes: Annotated[str | None, typer.Option("--max-body-bytes", help="Largest request, for example 8MiB (the default).")] = None,
+    log_format: Annotated[Literal["console", "json"] | None, typer.Option("--log-format", help="Default console.")] = None,
+    log_level: Annotated[Literal["debug", "info", "warning", "error"] | None, typer.Option("--log-level", help="Default info.")] = None,
+) -> None:
+    """Serve models over gRPC and HTTP.
+
+    Every flag is also a key of the YAML file (--http-port: http_port) and an environment variable (ATTENDANT_HTTP_PORT);
+    a flag wins over the variable, the variable over the file.
+    """
+    from attendant_server.commands.model_paths import ModelPathError
+    from attendant_server.commands.settings_sources import SettingsError, collect_settings
+
+    flags: dict[str, Any] = {
+        "local": local,
+        "host": host,
+        "http_port": http_port,
+        "grpc_port": grpc_port,
+        "device": device,
+        "dtype": dtype,
+        "attention_backend": attention_backend,
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "max_batch_tokens": max_batch_tokens,
+        "kv_cache_memory": kv_cache_memory,
+        "replicas": replicas,
+        "api_key_file": api_key_file,
+        "max_queue": max_queue,
+        "request_timeout_s": request_timeout_s,
+        "drain_timeout_s": drain_timeout_s,
+        "max_body_bytes": max_body_bytes,
+        "log_format": log_format,
+        "log_level": log_level,
+    }
+    try:
+        settings = collect_settings(flags, environment=os.environ, file=config, models=models or [])
+    except (SettingsError, ModelPathError) as error:
+        fail(str(error), WRONG_CALL)
+    # Each host is imported alone: serving in one process needs no Ray, and Ray reads its environment when imported.
+    if settings.local:
+        from attendant_server.hosting.local import run_local
+
+        code = run_local(settings)
+    else:
+        from attendant_server.hosting.ray_host import run_on_ray
+
+        code = run_on_ray(settings)
+    raise typer.Exit(code)
