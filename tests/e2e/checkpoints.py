@@ -16,12 +16,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 START_ID, END_ID, POISON_ID = 256, 257, 258
 DECODER_VOCAB_SIZE = 259
-CHAT_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-LOOPING_TEMPLATE = (
-    "{% if messages[-1].content == 'loop' %}{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}{% endif %}"
-    "{% if messages[-1].content == 'refuse' %}{{ raise_exception('no refusals are answered here') }}{% endif %}"
-    "{% if messages[-1].content == 'broken' %}{{ messages[99].content.upper() }}{% endif %}" + CHAT_TEMPLATE
-)
+CHAT_TEMPLATE = """\
+{% for message in messages %}
+{{ message.role }}: {{ message.content }}
+{% endfor %}
+{% if add_generation_prompt %}assistant: {% endif %}"""
+LOOPING_TEMPLATE = f"""\
+{{% set text = messages[-1].content %}}
+{{% if text == 'loop' %}}{{% for i in range(90000) %}}{{% for j in range(90000) %}}{{% endfor %}}{{% endfor %}}{{% endif %}}
+{{% if text == 'refuse' %}}{{{{ raise_exception('no refusals are answered here') }}}}{{% endif %}}
+{{% if text == 'broken' %}}{{{{ messages[99].content.upper() }}}}{{% endif %}}
+{CHAT_TEMPLATE}"""
 """Loops, refuses or fails when the last message says so; otherwise it is ``CHAT_TEMPLATE``."""
 
 _HIDDEN, _LAYERS, _HEADS = 32, 2, 4

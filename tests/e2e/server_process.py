@@ -108,6 +108,8 @@ class ServerProcess:
             raise AssertionError(f"the server did not stop within {timeout_s} s\n{self.stderr}") from None
         finally:
             self._stderr.close()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
 
     def _found(self, pattern: re.Pattern[str]) -> str:
         match = pattern.search(self.stdout)
