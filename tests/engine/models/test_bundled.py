@@ -1,0 +1,59 @@
+"""The bundled tiny models load, are what their cards say, and do the little that they promise."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from attendant_engine.models.base import LoadedModel
+from attendant_engine.tokenizers import Tokenizer
+from attendant_engine.weights.loader import load_model
+from tests.engine.models.steps import packed_inputs
+
+MODELS = Path(__file__).parents[3] / "models"
+
+
+def load(name: str) -> tuple[LoadedModel, Tokenizer]:
+    model = load_model(MODELS / name, dtype=torch.float32, device=torch.device("cpu"), attention_backend="auto")
+    return model, Tokenizer.load(MODELS / name)
+
+
+def ids_of(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    return [list(tokenizer.encode(text, add_special_tokens=True).ids) for text in texts]
+
+
+@pytest.mark.parametrize("name", ["stories260k", "tiny-encoder", "tiny-classifier"])
+def test_a_bundled_model_is_small_and_its_card_states_its_digest(name: str) -> None:
+    model, tokenizer = load(name)
+    assert (MODELS / name / "model.safetensors").stat().st_size < 1.1e6
+    assert model.digest in (MODELS / name / "README.md").read_text()
+    assert tokenizer.vocab_size <= model.config.vocab_size
+
+
+@torch.inference_mode()
+def test_the_encoder_puts_a_paraphrase_nearer_than_other_sentences() -> None:
+    model, tokenizer = load("tiny-encoder")
+    assert (model.config.pooling, model.config.normalize) == ("mean", True)
+    assert model.pooling_head is not None
+    texts = [
+        "I lost my keys yesterday.",
+        "Yesterday I lost my key.",
+        "The train leaves at nine in the morning.",
+        "My brother is a good doctor.",
+    ]
+    inputs = packed_inputs(ids_of(tokenizer, texts), is_causal=False)
+    vectors = model.pooling_head(model.trunk(inputs), inputs.attention.cu_seqlens_q, ("mean",) * 4, (True,) * 4)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(4))
+    similarities = vectors @ vectors.T
+    assert similarities[0, 1] > 0.7 > similarities[0, 2:].max()
+
+
+@torch.inference_mode()
+def test_the_classifier_tells_praise_from_complaint() -> None:
+    model, tokenizer = load("tiny-classifier")
+    assert model.config.labels == ("con", "pro")
+    assert model.classification_head is not None
+    texts = ["great sound quality and easy to use", "excellent picture, small size", "too expensive and breaks easily", "poor battery life"]
+    inputs = packed_inputs(ids_of(tokenizer, texts), is_causal=False)
+    logits = model.classification_head(model.trunk(inputs), inputs.attention.cu_seqlens_q)
+    assert [model.config.labels[label_id] for label_id in logits.argmax(1).tolist()] == ["pro", "pro", "con", "con"]
