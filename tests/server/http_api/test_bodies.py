@@ -53,6 +53,8 @@ REFUSED: list[tuple[str, dict[str, Any], str, str | None, str]] = [
     ("/v1/completions", {**COMPLETION, "max_tokens": 10**30}, "invalid_value", "max_tokens", "at most"),
     ("/v1/completions", {**COMPLETION, "prompt": []}, "invalid_value", "prompt", "at least 1"),
     ("/v1/completions", {**COMPLETION, "prompt": [1, "a"]}, "invalid_value", "prompt[1]", "whole number"),
+    ("/v1/completions", {**COMPLETION, "prompt": ["a"] * 2049}, "invalid_value", "prompt", "at most 2048"),
+    ("/v1/completions", {**COMPLETION, "prompt": [*range(3000), "a"]}, "invalid_value", "prompt[3000]", "whole number"),
     ("/v1/completions", {"model": "tiny"}, "invalid_value", "prompt", "missing"),
     ("/v1/completions", {**COMPLETION, "logit_bias": {str(key): 1 for key in range(1025)}}, "invalid_value", "logit_bias", "1024"),
     ("/v1/completions", {**COMPLETION, **{f"field{key}": 1 for key in range(200)}}, "invalid_value", None, "at most 128"),
