@@ -5,7 +5,7 @@ send and that change nothing here (``user``, ``metadata``) are taken and ignored
 are not done are unknown, hence refused. Sources: OpenAI's API reference; vLLM's server for ``/tokenize`` and friends.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -44,7 +44,7 @@ class OpenAIFields(BaseModel):
     """Fields of OpenAI's that change nothing here, in the values that ask for nothing."""
 
     user: Annotated[str, Field(max_length=4096, description="Ignored.")] | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=64, description="Ignored.")] | None = None
+    metadata: Annotated[dict[str, Any], Field(max_length=64, description="Ignored.")] | None = None
 
 
 class StreamFields(BaseModel):
@@ -90,7 +90,7 @@ class MessageBody(StrictModel):
     """One turn; content is a text or a list of text parts, which are joined. lm-eval adds ``type: text``."""
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_INPUTS)]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
     name: Annotated[str, Field(max_length=256)] | None = None
     type: Literal["text"] | None = None
 
@@ -100,7 +100,7 @@ class MessageBody(StrictModel):
         return ChatMessage(role=self.role, content=content, name=self.name)
 
 
-Messages = Annotated[list[MessageBody], Field(min_length=1, max_length=MAX_INPUTS)]
+Messages = Annotated[list[MessageBody], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
 
 
 class ChatBody(TaskRequest, SamplingFields, StreamFields, OpenAIFields):
