@@ -3,6 +3,7 @@
 Imports stay light here: each command imports what it needs when it runs, so that none waits for another's libraries.
 """
 
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -69,7 +70,8 @@ def _sentence(error: typer.TyperException) -> str:
     """The mistake, with a "did you mean" where an option is close to a known one."""
     # typer's NoSuchOption is not part of its public names.
     if hasattr(error, "possibilities") and hasattr(error, "option_name"):
-        close = " or ".join(sorted(error.possibilities or ()))
+        close = next(iter(difflib.get_close_matches(error.option_name, error.possibilities or (), n=1)), "")
         return f"{error.option_name} is not an option of this command; " + (f"did you mean {close}?" if close else "--help lists them.")
-    message = error.format_message().rstrip(".")
+    # Pydantic, which typer asks about choices, says who speaks.
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
     return message if message.endswith("?") else message + "."

@@ -80,7 +80,7 @@ def bench(
             }
         )
     else:
-        Console().print(make_table(reports, f"{name}: {prompt_tokens} prompt tokens, {max_tokens} generated"))
+        terminal.print_table(make_table(reports, f"{name}: {prompt_tokens} prompt tokens, {max_tokens} generated"))
     failed = [report for report in reports if report.num_failed]
     if failed:
         num_failed = sum(report.num_failed for report in failed)

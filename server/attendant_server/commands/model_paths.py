@@ -4,6 +4,7 @@ The hub is asked only for what is neither; what was fetched once is found again 
 """
 
 import difflib
+import os.path
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def resolve_model(spec: str) -> ModelPath:
     name, model = _split(spec)
     if not model:
         raise ModelPathError(f"{spec!r} names no model; write NAME=MODEL, or MODEL alone.")
-    directory = Path(model).expanduser()
+    directory = Path(os.path.expanduser(model))
     bundled = bundled_models()
     if directory.is_dir():
         path = directory.resolve()
@@ -82,7 +83,7 @@ def _split(spec: str) -> tuple[str | None, str]:
 
 
 def _default_name(model: str, path: Path) -> str:
-    if Path(model).expanduser().is_dir():
+    if Path(os.path.expanduser(model)).is_dir():
         return path.name
     return model.rsplit("/", 1)[-1]
 

@@ -13,12 +13,11 @@ def models(as_json: AsJson = False, url: Url = terminal.DEFAULT_URL, api_key: Ap
     if as_json:
         terminal.print_json([dataclasses.asdict(model) for model in served])
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for heading in ("model", "kind", "family", "tasks", "context", "runs on", "replicas", "status"):
-        table.add_column(heading, justify="right" if heading in ("context", "replicas") else "left", overflow="fold")
+        table.add_column(heading, justify="right" if heading in ("context", "replicas") else "left")
     for model in served:
         table.add_row(
             model.id,
@@ -30,4 +29,4 @@ def models(as_json: AsJson = False, url: Url = terminal.DEFAULT_URL, api_key: Ap
             str(model.num_replicas),
             "ready" if model.is_ready else model.status or "not ready",
         )
-    Console().print(table, markup=False)
+    terminal.print_table(table)

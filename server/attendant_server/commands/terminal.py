@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from attendant_client import Client
 
 ANSWERED_WITH_ERROR = 1
 WRONG_CALL = 2
 NO_SERVER = 3
+
+MAX_TABLE_WIDTH = 400
 
 Url = Annotated[str, typer.Option("--url", envvar="ATTENDANT_URL", help="The server's gRPC address, host:port.")]
 ApiKey = Annotated[str | None, typer.Option("--api-key", envvar="ATTENDANT_API_KEY", help="Key, where the server asks for one.")]
@@ -104,6 +108,15 @@ def print_json(value: Any) -> None:
     """Print a result, or plain data, as JSON."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
     typer.echo(json.dumps(plain, ensure_ascii=False, indent=2))
+
+
+def print_table(table: "Table") -> None:
+    """Print a table whole: a pipe and a narrow window get long lines, not words cut in pieces."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False)
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=MAX_TABLE_WIDTH)).maximum)
+    console.print(table)
 
 
 def print_piece(text: str) -> None:
