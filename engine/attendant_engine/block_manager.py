@@ -25,6 +25,22 @@ class BlockManager:
         """Return the number of blocks that ``num_tokens`` positions take."""
         return -(-num_tokens // self.block_size)
 
+    def names_to_come(self, sequence: Sequence) -> list[bytes]:
+        """Return the names of the full blocks that ``sequence``, which is in its prompt, has yet to compute."""
+        return sequence.block_hashes[sequence.num_computed_tokens // self.block_size :]
+
+    def should_wait_for(self, sequence: Sequence, names: set[bytes]) -> bool:
+        """Say whether others are computing, under ``names``, at least half of what ``sequence`` would have to compute itself now."""
+        if not names or not self._enable_prefix_caching:
+            return False
+        num_cached = len(self._cached_prefix(sequence))
+        num_to_come = 0
+        for name in sequence.block_hashes[num_cached : self._max_cached_blocks(sequence)]:
+            if name not in names:
+                break
+            num_to_come += 1
+        return num_to_come > 0 and 2 * num_to_come * self.block_size >= len(sequence.token_ids) - num_cached * self.block_size
+
     def try_admit(self, sequence: Sequence) -> bool:
         """Give ``sequence`` the cached blocks of its prefix if all its tokens could be computed with what is available now.
 
@@ -95,12 +111,15 @@ class BlockManager:
     def _cached_prefix(self, sequence: Sequence) -> list[int]:
         if not self._enable_prefix_caching:
             return []
+        self._extend_hashes(sequence, len(sequence.token_ids))
+        return self.pool.match(sequence.block_hashes, self._max_cached_blocks(sequence))
+
+    def _max_cached_blocks(self, sequence: Sequence) -> int:
         max_cached = len(sequence.token_ids) - 1
         next_scored = sequence.state.next_scored_position
         if sequence.index == 0 and next_scored < sequence.num_prompt_tokens:
             max_cached = min(max_cached, next_scored - 1)  # the row before a scored position must be computed
-        self._extend_hashes(sequence, len(sequence.token_ids))
-        return self.pool.match(sequence.block_hashes, max_cached // self.block_size)
+        return max_cached // self.block_size
 
     def _extend_hashes(self, sequence: Sequence, num_tokens: int) -> None:
         extend_hashes(sequence.block_hashes, sequence.state.request.cache_salt, sequence.token_ids, num_tokens, self.block_size)

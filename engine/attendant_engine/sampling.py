@@ -41,9 +41,9 @@ def _draw(logits: torch.Tensor, sequences: Sequence[EngineSequence]) -> list[int
     params = [sequence.state.request.params for sequence in sequences]
     temperatures = torch.tensor([p.temperature for p in params], dtype=torch.float32, device=logits.device)
     logits = logits / temperatures[:, None]
-    truncate(logits, params)
+    logits = truncate(logits, params)
     # Double precision: a sum over the vocabulary then has no rounding that a draw could ever meet.
-    cumulative = logits.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    cumulative = logits.softmax(dim=-1).double().cumsum(dim=-1)
     uniform = [draw_uniform(sequence.state.seed, sequence.index, len(sequence.token_ids)) for sequence in sequences]
     targets = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
     token_ids: list[int] = torch.searchsorted(cumulative, targets, right=True).squeeze(-1).tolist()

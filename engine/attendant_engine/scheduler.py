@@ -121,14 +121,20 @@ class Scheduler:
             assert all(s.num_computed_tokens <= len(s.block_ids) * size for s in self._running), "computed tokens without blocks"
 
     def _schedule_sequences(self, now_s: float) -> Iterator[ScheduledSequence]:
+        if self._blocks is None:
+            return
         budget = self._max_batch_tokens
         num_decodes_to_come = sum(1 for sequence in self._running if sequence.num_uncomputed_tokens == 1)
         may_admit = True
-        idx = 0
+        names_to_come: set[bytes] = set()
+        idx = num_deferred = 0
         while budget > 0:
             running = self._running[idx] if idx < len(self._running) else None
-            waiting = self._waiting[0] if may_admit and self._waiting else None
+            waiting = self._waiting[num_deferred] if may_admit and num_deferred < min(len(self._waiting), self._max_num_seqs) else None
             if waiting is not None and (running is None or waiting.key < running.key):
+                if self._blocks.should_wait_for(waiting, names_to_come):
+                    num_deferred += 1  # in the next step it finds in the cache what this one computes for another
+                    continue
                 may_admit = self._admit(waiting, now_s)
                 if may_admit and waiting.num_uncomputed_tokens == 1:
                     num_decodes_to_come += 1
@@ -143,12 +149,14 @@ class Scheduler:
             is_kept, num_preempted = self._make_room(running, num_tokens)
             may_admit = may_admit and num_preempted == 0
             if is_kept:
+                if num_tokens > 1:
+                    names_to_come.update(self._blocks.names_to_come(running))
                 yield self._reserve(running, num_tokens)
                 budget -= num_tokens
                 idx += 1
 
     def _admit(self, sequence: Sequence, now_s: float) -> bool:
-        """Move the head of the queue to its place among the running, preempting lower priorities alone; say if it could."""
+        """Move a waiting sequence to its place among the running, preempting lower priorities alone; say if it could."""
         assert self._blocks is not None
         while len(self._running) >= self._max_num_seqs or not self._blocks.try_admit(sequence):
             if not self._running or self._running[-1].priority <= sequence.priority:

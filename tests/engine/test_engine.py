@@ -175,6 +175,20 @@ def test_siblings_share_the_prompt_and_prefill_it_once() -> None:
     assert collected.steps[1].stats.kv_cache_usage_ratio == 15 / 256  # one block of its own each
 
 
+def test_prompts_that_arrive_together_compute_what_they_share_once() -> None:
+    engine = fake_engine(block_size=4)
+    requests = [generation(f"r{i}", (*PROMPT, 2 + i, 3), max_tokens=3) for i in range(8)]
+    collected = run_all(engine, *requests)
+    assert sum(step.stats.num_prompt_tokens for step in collected.steps) == 43 + 7 * 3
+    for request in requests:
+        assert collected.token_ids(request.request_id) == run_all(fake_engine(), request).token_ids(request.request_id)
+
+
+def test_prompts_that_share_little_do_not_wait_for_one_another() -> None:
+    collected = run_all(fake_engine(block_size=4), *(generation(f"r{i}", (*PROMPT[:4], *((5 + i,) * 5)), max_tokens=1) for i in range(6)))
+    assert len(collected.steps) == 1
+
+
 def test_a_seed_repeats_and_its_absence_is_reported_as_a_seed_that_repeats() -> None:
     unseeded = run_all(fake_engine(), generation("a", PROMPT, temperature=1.0, max_tokens=30))
     seed = unseeded.by_sequence["a", 0][0].seed

@@ -1,7 +1,7 @@
 """What cannot be served is refused at the door, with the field, the value and the bound, and leaves nothing behind."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -42,7 +42,8 @@ def _refusal(engine: Engine, request: EngineRequest) -> EngineError:
     ],
 )
 def test_a_parameter_out_of_its_range_is_named_with_its_bound(field: str, value: object, said: str) -> None:
-    error = _refusal(fake_engine(), generation(**{field: value}))
+    params: dict[str, Any] = {field: value}
+    error = _refusal(fake_engine(), generation(**params))
     assert isinstance(error, InvalidRequestError) and error.param == field and said in error.message
 
 

@@ -11,7 +11,7 @@ from attendant_engine.types import SamplingParams
 
 def _kept(logits: list[float], params: SamplingParams) -> set[int]:
     rows = torch.tensor([logits])
-    truncate(rows, [params])
+    rows = truncate(rows, [params])
     return {token_id for token_id, value in enumerate(rows[0].tolist()) if value > -math.inf}
 
 
@@ -55,10 +55,10 @@ def test_rows_with_different_parameters_do_not_meet() -> None:
         SamplingParams(top_k=10, top_p=0.4, min_p=0.01),
     ]
     together = rows.clone()
-    truncate(together, params)
+    together = truncate(together, params)
     for row, one in enumerate(params):
         alone = rows[row : row + 1].clone()
-        truncate(alone, [one])
+        alone = truncate(alone, [one])
         assert torch.equal(together[row], alone[0])
     assert torch.equal(together[0], rows[0])
 
