@@ -70,7 +70,7 @@ def main() -> None:
         "local tokens/s at 64",
         "Ray tokens/s at 64",
         "Ray / local",
-        "local first token ms at 1",
+        "local first token ms",
         "Ray",
         "added ms",
     ]

@@ -34,7 +34,10 @@ def free_port() -> int:
 
 @contextmanager
 def serve(*arguments: str, log: Path) -> Iterator[RunningServer]:
-    """Run ``attendant serve ARGUMENTS`` until the block ends; output goes to ``log``. Raises ``RuntimeError`` if it does not get ready."""
+    """Run ``attendant serve ARGUMENTS`` until the block ends; output goes to ``log``.
+
+    Raises ``RuntimeError`` if it does not get ready.
+    """
     http_port, grpc_port = free_port(), free_port()
     command = [
         str(Path(sys.executable).with_name("attendant")),

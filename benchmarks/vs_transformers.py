@@ -27,7 +27,7 @@ class TransformersPeer:
     def __init__(self, checkpoint: Path) -> None:
         from transformers import GPT2LMHeadModel
 
-        self._model = GPT2LMHeadModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self._model = GPT2LMHeadModel.from_pretrained(checkpoint, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
 
     def tokens_per_s(self, num_requests: int, seed: int) -> float:
         """Answer ``num_requests`` prompts one after another."""
