@@ -137,7 +137,8 @@ class ErrorChecks:
             # A deadline ends the call at the client, with no word from the server.
             info = error_info(error)
             assert info.reason == row.code
-            assert error.details() == shown["message"]
+            if row.param is not None:
+                assert info.metadata["param"].rpartition(".")[2] == row.param
         question = Question(start=3, length=8)
         async with open_callers(server) as callers:
             for caller in callers.values():

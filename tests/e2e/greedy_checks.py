@@ -10,9 +10,6 @@ from tests.e2e.metrics import eventually, scrape, total
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import EXPECTED_IDS, WHOLE, Question
 
-KV_CACHE_MEMORY = "8MiB"
-"""Holds 64 short requests of stories260k side by side, but not 64 whole stories."""
-
 
 class GreedyChecks:
     """The published story, token by token."""

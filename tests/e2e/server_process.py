@@ -37,10 +37,11 @@ class ServerProcess:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with self._news:
-                self._lines.append(line)
-                self._news.notify_all()
+        with self._process.stdout as stdout:
+            for line in stdout:
+                with self._news:
+                    self._lines.append(line)
+                    self._news.notify_all()
         with self._news:
             self._has_ended = True
             self._news.notify_all()
@@ -104,7 +105,7 @@ class ServerProcess:
             return self.wait_exit(timeout_s)
         except subprocess.TimeoutExpired:
             os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait(10)
+            self.wait_exit(10)
             raise AssertionError(f"the server did not stop within {timeout_s} s\n{self.stderr}") from None
         finally:
             self._stderr.close()

@@ -23,6 +23,7 @@ from attendant_server.grpc_api.call import GrpcContext
 from attendant_server.grpc_api.health import HealthHandlers
 from attendant_server.grpc_api.servicer import InferenceHandlers
 from attendant_server.hosting.link_pool import LinkPool
+from attendant_server.hosting.one_request_id import OneRequestId
 from attendant_server.hosting.replica_directory import process_directory
 from attendant_server.http_api.app import create_app
 from attendant_server.link.client import LinkClient
@@ -63,7 +64,9 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Give Serve the HTTP application."""
-        return create_app(self._core, self._settings)
+        app = create_app(self._core, self._settings)
+        app.add_middleware(OneRequestId)
+        return app
 
     async def models(self) -> tuple[ModelCard, ...]:
         """Describe the served models, for the driver's ready text."""

@@ -1,0 +1,48 @@
+"""A second server on Ray beside the session's: two models, no disturbance, a drain, and nothing left behind."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.callers import MODEL, open_callers
+from tests.e2e.checkpoints import write_bert_encoder
+from tests.e2e.conftest import START_TIMEOUT_S
+from tests.e2e.draining import check_drain
+from tests.e2e.processes import descendants, is_alive
+from tests.e2e.server_process import ServerProcess
+from tests.e2e.story import WHOLE
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def second_server(ray_server: ServerProcess, tmp_path: Path) -> Iterator[ServerProcess]:
+    encoder = write_bert_encoder(tmp_path / "encoder")
+    server = ServerProcess(
+        MODEL, f"my encoder={encoder}", "--http-port", "0", "--grpc-port", "0", "--log-level", "warning", log_dir=tmp_path
+    )
+    try:
+        server.wait_ready(START_TIMEOUT_S)
+        yield server
+    finally:
+        server.stop()
+
+
+async def test_a_second_server_lives_and_ends_without_disturbing_the_first(ray_server: ServerProcess, second_server: ServerProcess) -> None:
+    async with httpx.AsyncClient(base_url=second_server.http_url) as client:
+        models = [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
+        vectors = (await client.post("/v1/embeddings", json={"model": "my encoder", "input": ["a cat", "a dog"]})).json()["data"]
+    assert models == [MODEL, "my encoder"]
+    assert len(vectors) == 2
+    processes = descendants(second_server.pid)
+    assert any("haproxy" in command for command in processes.values())
+    await check_drain(second_server, signal.SIGTERM)
+    assert second_server.wait_exit(60) == 0
+    assert "Traceback" not in second_server.stderr
+    assert [command for pid, command in processes.items() if is_alive(pid)] == []
+    async with open_callers(ray_server) as callers:
+        for caller in callers.values():
+            WHOLE.check(await caller.greedy(WHOLE.prompt, WHOLE.length))
