@@ -13,6 +13,7 @@ import typer
 
 from attendant_engine import __version__
 from attendant_server.commands import bench, doctor, encode, few_shot, generate, models, plan, serve
+from attendant_server.commands.terminal import WRONG_CALL
 
 app = typer.Typer(
     add_completion=False,
@@ -54,6 +55,14 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         typer.echo(f"attendant: {_sentence(error)}", err=True)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        # The client alone may be installed; its commands work, and these say what they lack.
+        if error.name is None or error.name.startswith("attendant"):
+            raise
+        typer.echo(
+            f"attendant: This command needs {error.name}, which is not installed; pip install 'attendant[server]' brings it.", err=True
+        )
+        return WRONG_CALL
     except BrokenPipeError:
         # The reader has left, as `head` does. What Python still wants to flush goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,3 +84,7 @@ def _sentence(error: typer.TyperException) -> str:
     # Pydantic, which typer asks about choices, says who speaks.
     message = error.format_message().replace("Value error, ", "").rstrip(".")
     return message if message.endswith("?") else message + "."
+
+
+if __name__ == "__main__":
+    main()

@@ -34,6 +34,7 @@ InputFile = Annotated[
 ]
 
 DEFAULT_URL = "127.0.0.1:9000"
+"""The client's own default, repeated so that help need not import the client."""
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -1,10 +1,14 @@
 """The commands that call a server: what they send, what they print, and how each kind of failure ends them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import attendant_client
+from attendant_server.commands import terminal
 from attendant_server.errors import ServingError
 from tests.clients.conftest import RunningServer
 from tests.server.commands.conftest import Run
@@ -169,3 +173,26 @@ def test_the_version_and_the_help_are_there_without_a_command(run: Run) -> None:
     assert run("--version").out.startswith("attendant 0.")
     assert "few-shot" in run().out
     assert run("complete", "--help").code == 0
+
+
+def test_what_the_client_alone_lacks_is_said_in_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "attendant_server.commands.settings_sources", raising=False)
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    outcome = run("serve", "stories260k")
+    assert outcome.code == 2
+    assert outcome.err == "attendant: This command needs yaml, which is not installed; pip install 'attendant[server]' brings it.\n"
+
+
+def test_the_default_address_is_the_clients() -> None:
+    assert terminal.DEFAULT_URL == attendant_client.DEFAULT_URL
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(running: RunningServer) -> None:
+    running.gateway.num_pieces, running.gateway.piece_text = 2000, "x" * 500
+    command = [sys.executable, "-m", "attendant_server.cli", "complete", "hi", "--url", running.url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert (process.wait(30), process.stderr.read()) == (1, "")
+    process.stderr.close()
