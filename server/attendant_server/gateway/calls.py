@@ -15,7 +15,7 @@ from attendant_server.errors import ErrorCode, ServingError
 from attendant_server.gateway.admission import Deadline
 from attendant_server.gateway.interface import CallContext
 from attendant_server.gateway.results import Usage
-from attendant_server.logging import log_event
+from attendant_server.logging import bind_request_id, log_event
 from attendant_server.metrics import GatewayMetrics
 from attendant_server.status import view_error
 
@@ -72,6 +72,7 @@ class ActiveCall:
         return shown
 
     def __enter__(self) -> "ActiveCall":
+        self._held.enter_context(bind_request_id(self.context.request_id))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
