@@ -13,25 +13,22 @@ SCALINGS = ("default", "linear", "llama3")
 
 
 class RotaryEmbedding(nn.Module):
-    """Cosines and sines of every position up to ``max_positions``, ``[max_positions, D / 2]`` float32 each.
+    """Cosines and sines of positions, in float32.
 
     ``scaling`` has ``rope_type`` and its parameters; empty means none. Types outside ``SCALINGS`` are a ``ValueError``.
     """
 
-    cos: torch.Tensor
-    sin: torch.Tensor
+    frequencies: torch.Tensor
 
-    def __init__(self, head_dim: int, max_positions: int, *, theta: float, scaling: Mapping[str, float | str]) -> None:
+    def __init__(self, head_dim: int, *, theta: float, scaling: Mapping[str, float | str]) -> None:
         super().__init__()
-        # The tables are computed, not loaded, so they are real even when the model is laid out on the meta device.
-        frequencies = scaled_frequencies(head_dim, theta, scaling)
-        angles = torch.arange(max_positions, dtype=torch.float32, device="cpu")[:, None] * frequencies[None, :]
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        # Computed, not loaded, so real even when the model is laid out on the meta device.
+        self.register_buffer("frequencies", scaled_frequencies(head_dim, theta, scaling), persistent=False)
 
     def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosines and sines ``[T, 1, D / 2]`` of positions ``[T]``, ready for ``rotate``."""
-        return self.cos[positions][:, None], self.sin[positions][:, None]
+        angles = (positions.to(torch.float32)[:, None] * self.frequencies)[:, None]
+        return angles.cos(), angles.sin()
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

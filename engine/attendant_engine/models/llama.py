@@ -100,9 +100,7 @@ class Llama(nn.Module):
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(LlamaLayer(config, backend) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.rotary_emb = RotaryEmbedding(
-            config.head_dim, config.max_position_embeddings, theta=config.rope_theta, scaling=dict(config.rope_scaling)
-        )
+        self.rotary_emb = RotaryEmbedding(config.head_dim, theta=config.rope_theta, scaling=dict(config.rope_scaling))
 
     @property
     def token_embedding(self) -> Embedding:

@@ -71,12 +71,15 @@ def read_headers(directory: Path) -> TensorHeaders:
 
 def read_header(path: Path) -> TensorHeaders:
     """Parse and check one file's header: entries, sizes and offsets must account for every byte of the file."""
-    file_bytes = path.stat().st_size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if file_bytes < 8 or not 2 <= header_bytes <= min(_MAX_HEADER_BYTES, file_bytes - 8):
-            raise CheckpointError(f"{path.name} is damaged or is no safetensors file; download it again.")
-        raw = file.read(header_bytes)
+    try:
+        file_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            if file_bytes < 8 or not 2 <= header_bytes <= min(_MAX_HEADER_BYTES, file_bytes - 8):
+                raise CheckpointError(f"{path.name} is damaged or is no safetensors file; download it again.")
+            raw = file.read(header_bytes)
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read ({error.strerror}).") from None
     try:
         entries = json.loads(raw)
         headers, data_bytes = _parse_entries(path.name, entries)

@@ -64,7 +64,7 @@ def test_an_rms_norm_in_bfloat16_equals_transformers_within_its_precision() -> N
 @pytest.mark.parametrize("head_dim", [2, 6, 16])
 def test_rotary_positions_equal_transformers(head_dim: int, scaling: dict[str, float | str]) -> None:
     theta, num_positions = 1000.0, 200
-    ours = RotaryEmbedding(head_dim, num_positions, theta=theta, scaling=scaling)
+    ours = RotaryEmbedding(head_dim, theta=theta, scaling=scaling)
     config = LlamaConfig(
         head_dim=head_dim,
         hidden_size=2 * head_dim,
@@ -80,7 +80,7 @@ def test_rotary_positions_equal_transformers(head_dim: int, scaling: dict[str, f
 
 
 def test_rotation_keeps_lengths_and_makes_scores_depend_on_distance_alone() -> None:
-    rotary = RotaryEmbedding(8, 50, theta=100.0, scaling={})
+    rotary = RotaryEmbedding(8, theta=100.0, scaling={})
     q, k = torch.randn(1, 1, 8), torch.randn(1, 1, 8)
 
     def score(query_position: int, key_position: int) -> float:

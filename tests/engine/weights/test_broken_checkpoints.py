@@ -78,6 +78,8 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "masked LM": (lambda d: write_config(d, architectures=["BertForMaskedLM"]), "BertForMaskedLM is not supported"),
     "a size is text": (lambda d: write_config(d, hidden_size="8"), "hidden_size must be a whole number of at least 1"),
     "a size is zero": (lambda d: write_config(d, num_hidden_layers=0), "num_hidden_layers must be a whole number"),
+    "a size is absurd": (lambda d: write_config(d, vocab_size=10**18), "vocab_size must be at most 16777216, not 1000000000000000000"),
+    "layers without end": (lambda d: write_config(d, num_hidden_layers=10**8), "num_hidden_layers must be at most 10000, not 100000000"),
     "heads do not divide": (lambda d: write_config(d, num_attention_heads=3), "3 attention heads do not divide the hidden size of 8"),
     "kv heads do not divide": (
         lambda d: write_config(d, num_attention_heads=4, num_key_value_heads=3),
