@@ -13,6 +13,16 @@ from attendant_engine.types import EngineOutput, EngineRequest, ModelInfo
 OutputSink = Callable[[EngineOutput], None]
 """Receives each output of one request, on the event loop; the last one of each sequence has a finish reason or an error."""
 
+HANG_LIMIT_S = 30.0
+"""An engine thread without a sign of life for this long is taken for hung; a long prompt's step on a slow CPU takes seconds."""
+
+NOT_READY_TEXTS = {
+    "loading": "the model is still loading",
+    "failed": "the model could not be loaded or its engine has failed",
+    "draining": "the replica is draining",
+    "stopped": "the replica has stopped",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaLoad:

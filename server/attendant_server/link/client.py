@@ -18,8 +18,7 @@ from attendant.link.v1 import link_pb2_grpc
 from attendant_engine.types import EngineRequest, GenerationRequest, ModelInfo
 from attendant_server.errors import ServingError
 from attendant_server.link import convert
-from attendant_server.link.base import OutputSink, ReplicaLoad
-from attendant_server.link.local import HANG_LIMIT_S, NOT_READY_TEXTS
+from attendant_server.link.base import HANG_LIMIT_S, NOT_READY_TEXTS, OutputSink, ReplicaLoad
 from attendant_server.link.server import CHANNEL_OPTIONS
 from attendant_server.link.sinks import SinkTable
 

@@ -14,19 +14,9 @@ from attendant_engine.stats import StepOutput
 from attendant_engine.types import EngineRequest, ModelInfo
 from attendant_engine.worker import EngineWorker, WorkerState
 from attendant_server.errors import ServingError
-from attendant_server.link.base import OutputSink, ReplicaLoad
+from attendant_server.link.base import HANG_LIMIT_S, NOT_READY_TEXTS, OutputSink, ReplicaLoad
 from attendant_server.link.sinks import SinkTable
 from attendant_server.metrics import ReplicaMetrics
-
-HANG_LIMIT_S = 30.0
-"""An engine thread without a sign of life for this long is taken for hung; a long prompt's step on a slow CPU takes seconds."""
-
-NOT_READY_TEXTS = {
-    "loading": "the model is still loading",
-    "failed": "the model could not be loaded or its engine has failed",
-    "draining": "the replica is draining",
-    "stopped": "the replica has stopped",
-}
 
 
 class Worker(Protocol):
