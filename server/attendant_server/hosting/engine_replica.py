@@ -4,15 +4,17 @@ Serve starts it, asks after its health, hands its address to every gateway and g
 come through Serve. Plain here; ``serve`` makes a deployment of it.
 """
 
+from typing import TYPE_CHECKING
+
 import ray
-import torch
 from ray import serve
 
 from attendant_server.config import ModelSettings, Settings
-from attendant_server.hosting.engine_settings import make_local_link
-from attendant_server.link.local import LocalLink
 from attendant_server.link.server import LinkServer
 from attendant_server.logging import configure_logging
+
+if TYPE_CHECKING:
+    from attendant_server.link.local import LocalLink
 
 _CLOSE_GRACE_S = 0.5
 """For the last step messages to reach the gateways."""
@@ -22,6 +24,9 @@ class EngineReplica:
     """One engine of one model. Serve counts it as running when ``record_replica_metadata`` has returned."""
 
     def __init__(self, model: ModelSettings, settings: Settings, link_token: str) -> None:
+        # Here, since whoever deploys imports this module too and has no use for torch.
+        import torch
+
         configure_logging(log_format=settings.log_format, level=settings.log_level)
         torch.set_num_threads(num_threads(ray.get_runtime_context().get_assigned_resources()))  # type: ignore[no-untyped-call]
         self._model = model
@@ -32,6 +37,8 @@ class EngineReplica:
 
     async def record_replica_metadata(self) -> dict[str, str]:
         """Load the model and say where gateways can reach it. Raises what loading failed with."""
+        from attendant_server.hosting.engine_settings import make_local_link
+
         replica_id: str = serve.get_replica_context().replica_id.unique_id
         self._engine = make_local_link(self._model, self._settings, replica_id=replica_id)
         self._engine.start()
