@@ -1,7 +1,7 @@
 """Typed reading of a checkpoint's JSON files, so that a wrong value is one clear sentence and nothing reads a raw key twice."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,8 @@ class Fields:
     def number(self, key: str, default: float | None = None) -> float:
         """Return a finite number."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        # A whole number may be too large for a float; comparing, unlike converting, takes any.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise self.error(f"{key} must be a number, not {value!r:.80}")
         return float(value)
 

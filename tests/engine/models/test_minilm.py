@@ -32,6 +32,7 @@ def varied_sentences() -> list[str]:
     return texts + made
 
 
+@pytest.mark.slow
 def test_200_varied_sentences_embed_as_sentence_transformers_does() -> None:
     directory = model_directory()
     ours = load_model(directory, dtype=torch.float32, device=torch.device("cpu"), attention_backend="auto")

@@ -80,6 +80,8 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "a size is zero": (lambda d: write_config(d, num_hidden_layers=0), "num_hidden_layers must be a whole number"),
     "a size is absurd": (lambda d: write_config(d, vocab_size=10**18), "vocab_size must be at most 16777216, not 1000000000000000000"),
     "layers without end": (lambda d: write_config(d, num_hidden_layers=10**8), "num_hidden_layers must be at most 10000, not 100000000"),
+    "an epsilon is no number": (lambda d: write_config(d, rms_norm_eps=float("nan")), "rms_norm_eps must be a number, not nan"),
+    "an epsilon beyond floats": (lambda d: write_config(d, rms_norm_eps=10**400), "rms_norm_eps must be a number, not 1000"),
     "heads do not divide": (lambda d: write_config(d, num_attention_heads=3), "3 attention heads do not divide the hidden size of 8"),
     "kv heads do not divide": (
         lambda d: write_config(d, num_attention_heads=4, num_key_value_heads=3),
