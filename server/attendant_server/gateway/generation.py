@@ -86,8 +86,10 @@ class Generation:
         self._started_s = time.monotonic()
         self._waiting: deque[int] = deque(range(len(plan.prompts)))
         self._live: dict[str, _PromptState] = {}
-        self._states: list[_PromptState] = []
+        self._states: dict[int, _PromptState] = {}
         self._num_prompt_tokens = sum(len(prompt.token_ids) for prompt in plan.prompts)
+        self._num_cached_tokens = 0
+        self._num_completion_tokens = 0
         self.seed: int | None = plan.params.seed
 
     @property
@@ -95,24 +97,23 @@ class Generation:
         """Tokens so far."""
         return Usage(
             prompt_tokens=self._num_prompt_tokens,
-            cached_tokens=sum(state.num_cached_tokens for state in self._states),
-            completion_tokens=sum(reader.num_tokens for state in self._states for reader in state.readers),
+            cached_tokens=self._num_cached_tokens,
+            completion_tokens=self._num_completion_tokens,
         )
 
     @property
     def timing(self) -> Timing:
         """Seconds of the slowest prompt's stages, and of it all so far."""
         return Timing(
-            queue_s=max((state.timing.queue_s for state in self._states), default=0.0),
-            prefill_s=max((state.timing.prefill_s for state in self._states), default=0.0),
-            decode_s=max((state.timing.decode_s for state in self._states), default=0.0),
+            queue_s=max((state.timing.queue_s for state in self._states.values()), default=0.0),
+            prefill_s=max((state.timing.prefill_s for state in self._states.values()), default=0.0),
+            decode_s=max((state.timing.decode_s for state in self._states.values()), default=0.0),
             total_s=time.monotonic() - self._started_s,
         )
 
     def mean_logprobs(self, prompt_idx: int) -> list[float]:
         """Log-probability a token of each output of a prompt that has ended."""
-        state = next(state for state in self._states if state.idx == prompt_idx)
-        return [reader.mean_logprob for reader in state.readers]
+        return [reader.mean_logprob for reader in self._states[prompt_idx].readers]
 
     def begin(self) -> None:
         """Send the first requests. Raises not_ready."""
@@ -150,7 +151,7 @@ class Generation:
         state = _PromptState(idx=prompt_idx, readers=readers, has_begun=[False] * plan.num_each, last_piece_s=[None] * plan.num_each)
         request_id = self._request_ids.make()
         self._live[request_id] = state
-        self._states.append(state)
+        self._states[prompt_idx] = state
         self._in_flight.submit(
             GenerationRequest(
                 request_id=request_id,
@@ -173,6 +174,7 @@ class Generation:
             return ()
         self._note(state, output)
         piece = reader.read(output)
+        self._num_completion_tokens += len(piece.token_ids)
         if all(each.is_done for each in state.readers):
             del self._live[output.request_id]
             # After a stop text the engine does not know yet that it may rest.
@@ -187,15 +189,19 @@ class Generation:
 
     def _note(self, state: _PromptState, output: SequenceOutput) -> None:
         """Take in what the first and last outputs say beside tokens."""
-        if output.index == 0:
+        is_edge = output.seed is not None or output.finish_reason is not None
+        if is_edge and output.index == 0:
+            # The siblings of sequence 0 share its prompt; counting them would count it again.
+            self._num_cached_tokens += max(output.num_cached_tokens - state.num_cached_tokens, 0)
             state.num_cached_tokens = max(state.num_cached_tokens, output.num_cached_tokens)
-        if state.idx == 0 and output.seed is not None and self.seed is None:
+        if state.idx == 0 and self.seed is None:
             self.seed = output.seed
-        state.timing = Timing(
-            queue_s=max(state.timing.queue_s, output.queue_s),
-            prefill_s=max(state.timing.prefill_s, output.prefill_s),
-            decode_s=max(state.timing.decode_s, output.decode_s),
-        )
+        if is_edge:
+            state.timing = Timing(
+                queue_s=max(state.timing.queue_s, output.queue_s),
+                prefill_s=max(state.timing.prefill_s, output.prefill_s),
+                decode_s=max(state.timing.decode_s, output.decode_s),
+            )
         if output.prompt_logprobs is not None:
             self._note_prompt_logprobs(state, output)
         if self._times is not None and output.token_ids:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from attendant_engine.errors import CheckpointError
 from attendant_engine.tokenizers import Tokenizer
 from attendant_server.gateway.admission import Admission
 from attendant_server.gateway.replicas import ReplicaSet
@@ -24,7 +25,11 @@ class ServedModel:
     @classmethod
     def load(cls, name: str, path: str | Path, *, links: Iterable[ReplicaLink] = (), max_queue: int = 1024) -> "ServedModel":
         """Read the tokenizer of the checkpoint at ``path``. Raises ``CheckpointError``."""
-        return cls(name, tokenizer=Tokenizer.load(Path(path)), links=links, max_queue=max_queue)
+        try:
+            tokenizer = Tokenizer.load(Path(path))
+        except CheckpointError as error:
+            raise CheckpointError(f"Model '{name}': {error}") from None
+        return cls(name, tokenizer=tokenizer, links=links, max_queue=max_queue)
 
     def card(self) -> ModelCard:
         """Describe the model; before a replica has loaded it, its name and status alone are known."""
