@@ -5,6 +5,7 @@ Imports Ray, hence only after ``ray_environment`` was applied.
 
 import asyncio
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,13 @@ class Cluster:
         if application is None or application.status not in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
             return
         messages = [deployment.message for deployment in application.deployments.values() if deployment.message]
-        raise DeploymentFailedError("\n".join(messages) or application.message)
+        raise DeploymentFailedError(" ".join(dict.fromkeys(map(what_failed, messages or [application.message]))))
+
+
+def what_failed(message: str) -> str:
+    """Return the last line of a trace that Serve hands on, without its exception's name: there stands our own sentence."""
+    lines = message.strip().splitlines()
+    return re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]) if lines else "Ray Serve could not start the application."
 
 
 async def _answers(client: httpx.AsyncClient, url: str) -> bool:
