@@ -2,27 +2,30 @@
 
 import json
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from attendant_engine.config import EngineConfig
+from attendant_engine.engine import load_engine
 from attendant_engine.errors import CheckpointError
 from attendant_engine.tokenizers.tokenizer import Tokenizer
-from attendant_engine.weights.loader import load_model
 from tests.e2e import checkpoints
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def load(path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Load all of a checkpoint, as an engine does."""
-    load_model(path, dtype=dtype, device=torch.device("cpu"), attention_backend="torch")
+def load(path: Path, dtype: Literal["float32", "float16"] = "float32") -> None:
+    """Load all of a checkpoint, as a server does."""
+    load_engine(path, "broken", EngineConfig(device="cpu", dtype=dtype, kv_cache_memory_bytes=2**20))
     Tokenizer.load(path)
 
 
@@ -91,7 +94,7 @@ class Broken:
     damage: Callable[[Path], Any]
     words: tuple[str, ...]
     writer: Callable[..., Path] = checkpoints.write_llama
-    dtype: torch.dtype = torch.float32
+    dtype: Literal["float32", "float16"] = "float32"
 
 
 _NORM = "model.norm.weight"
@@ -199,7 +202,7 @@ BROKEN = (
     Broken(
         name="whole numbers", damage=lambda p: _set_tensor(p, _NORM, torch.ones(32, dtype=torch.int64)), words=("norm.weight", "I64", "F32")
     ),
-    Broken(name="too large for the dtype", damage=lambda p: None, words=("mlp.", "float16", "wider"), dtype=torch.float16),
+    Broken(name="too large for the dtype", damage=lambda p: None, words=("mlp.", "float16", "wider"), dtype="float16"),
     Broken(
         name="a tensor twice",
         damage=lambda p: _set_weights(p, lambda w: w.update({"norm.weight": torch.ones(32)})),
@@ -276,7 +279,7 @@ BROKEN = (
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
 def test_a_broken_checkpoint_is_refused_in_one_sentence(broken: Broken, tmp_path: Path) -> None:
     path = broken.writer(tmp_path / "model")
-    if broken.dtype is torch.float32:
+    if broken.dtype == "float32":
         load(path)
     broken.damage(path)
     with pytest.raises(CheckpointError) as caught:
@@ -286,3 +289,43 @@ def test_a_broken_checkpoint_is_refused_in_one_sentence(broken: Broken, tmp_path
     assert "\n" not in message and len(message) < 300 and message.endswith("."), message
     assert str(tmp_path) not in message and "Error" not in message, message
     assert (caught.value.__cause__ is None and caught.value.__suppress_context__) or caught.value.__context__ is None
+
+
+def _run(command: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("attendant")), command, *args], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+_PORTS = ("--local", "--http-port", "0", "--grpc-port", "0")
+
+
+@pytest.mark.parametrize("name", ["a NaN", "no tokenizer", "unknown architecture"])
+def test_serve_ends_with_the_sentence_and_the_models_name(name: str, tmp_path: Path) -> None:
+    broken = next(broken for broken in BROKEN if broken.name == name)
+    good, bad = checkpoints.write_llama(tmp_path / "good"), broken.writer(tmp_path / "bad")
+    broken.damage(bad)
+    ended = _run("serve", *_PORTS, f"first={good}", f"second={bad}")
+    assert ended.returncode == 1, ended.stderr
+    (sentence,) = ended.stderr.splitlines()
+    assert sentence.startswith("attendant: Model 'second'") and all(word in sentence for word in broken.words), sentence
+    assert ended.stdout == ""
+
+
+@pytest.mark.parametrize("command", [("serve", *_PORTS), ("plan",)], ids=lambda command: command[0])
+def test_a_directory_that_is_not_there_is_a_wrong_call(command: tuple[str, ...], tmp_path: Path) -> None:
+    ended = _run(*command, str(tmp_path / "nowhere"))
+    assert ended.returncode == 2
+    (sentence,) = ended.stderr.splitlines()
+    assert "nowhere" in sentence and "stories260k" in sentence, sentence
+
+
+@pytest.mark.ray
+def test_on_ray_the_sentence_is_found_at_the_end_of_serves_trace() -> None:
+    from attendant_server.hosting.cluster import what_failed
+
+    trace = (
+        "The deployment failed 3 times. Error:\n  File \"x.py\", line 3\nattendant_engine.errors.CheckpointError: Model 'a': cut short.\n"
+    )
+    assert what_failed(trace) == "Model 'a': cut short."
+    assert what_failed("RuntimeError: Model 'a': cut short.") == "Model 'a': cut short."
