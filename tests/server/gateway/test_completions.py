@@ -53,15 +53,17 @@ async def test_a_stop_text_cuts_the_answer_counts_its_tokens_and_ends_the_engine
     assert gateway.num_active == 0
 
 
-async def test_the_engine_is_told_to_rest_after_a_stop_text(gateway: Gateway, link: FakeLink) -> None:
-    task = asyncio.ensure_future(_complete(gateway, stop="b"))
-    while not link.submitted:
-        await asyncio.sleep(0)
+async def test_the_engine_is_told_to_rest_after_a_stop_text_while_other_prompts_go_on(gateway: Gateway, link: FakeLink) -> None:
+    task = asyncio.ensure_future(_complete(gateway, ["p", "q"], stop="b"))
+    while len(link.submitted) < 2:
         await asyncio.sleep(0.001)
-    request_id = link.submitted[0].request_id
-    link.emit(SequenceOutput(request_id=request_id, token_ids=ids_of("ab")))
-    await task
-    assert link.aborted == [request_id]
+    stopped, going = (request.request_id for request in link.submitted)
+    link.emit(SequenceOutput(request_id=stopped, token_ids=ids_of("ab")))
+    while not link.aborted:
+        await asyncio.sleep(0.001)
+    assert (link.aborted, task.done()) == ([stopped], False)
+    link.emit(SequenceOutput(request_id=going, token_ids=ids_of("c"), finish_reason="length"))
+    assert [choice.text for choice in (await task).choices] == ["a", "c"]
 
 
 async def test_stop_texts_do_not_count_before_min_tokens(gateway: Gateway, link: FakeLink) -> None:

@@ -36,11 +36,13 @@ async def test_beyond_the_bound_calls_are_refused_before_any_work_and_let_in_aga
         await stream.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_deadline_that_has_passed_takes_no_permit(gateway: Gateway, model: ServedModel, link: FakeLink) -> None:
+async def test_a_deadline_that_has_passed_asks_for_no_permit(gateway: Gateway, model: ServedModel, link: FakeLink) -> None:
+    for _ in range(8):
+        model.admission.take()
     with pytest.raises(ServingError) as caught:
         await gateway.complete(REQUEST, call(deadline_s=time.monotonic() - 1))
     assert caught.value.code == "deadline_exceeded"
-    assert (link.submitted, model.admission.num_held) == ([], 0)
+    assert (link.submitted, model.admission.num_held) == ([], 8)
 
 
 async def test_a_unary_call_that_is_cancelled_or_late_aborts_its_work(gateway: Gateway, model: ServedModel, link: FakeLink) -> None:
