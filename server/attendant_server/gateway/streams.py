@@ -3,6 +3,8 @@
 An object and not a generator, because what it holds must be given back even when nobody ever asks for its first item.
 """
 
+import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -22,6 +24,8 @@ class CompletionStream:
         self._make_receipt = make_receipt
         self._ready: deque[StreamItem] = deque()
         self._is_over = False
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
 
     def __aiter__(self) -> "CompletionStream":
         return self
@@ -40,8 +44,13 @@ class CompletionStream:
         self._finish(GeneratorExit())
 
     def __del__(self) -> None:
-        if not self._is_over:
+        if self._is_over:
+            return
+        if threading.get_ident() == self._thread_id:
             self._finish(GeneratorExit())
+        elif not self._loop.is_closed():
+            # The garbage collector runs on any thread; what is held belongs to the loop's.
+            self._loop.call_soon_threadsafe(self._call.end, GeneratorExit())
 
     async def _refill(self) -> None:
         try:

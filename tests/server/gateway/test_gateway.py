@@ -123,10 +123,12 @@ async def test_metrics_join_the_gateways_own_with_those_of_live_replicas(gateway
     await gateway.complete(REQUEST, call(endpoint="completions"))
     with pytest.raises(ServingError):
         await gateway.embed(EmbedRequest(model="tiny", input="x"), call(endpoint="embeddings"))
+    gateway.count_refusal("unknown_route", "not_found")
     text = gateway.render_metrics()
     for line in (
         b'attendant_requests_total{code="ok",endpoint="completions"} 1.0',
         b'attendant_requests_total{code="unsupported_parameter",endpoint="embeddings"} 1.0',
+        b'attendant_requests_total{code="not_found",endpoint="unknown_route"} 1.0',
         b'attendant_request_duration_seconds_count{endpoint="completions"} 1.0',
         b'attendant_time_to_first_token_seconds_count{model="tiny"} 1.0',
         b'attendant_requests_running{model="tiny",replica="r0"} 0.0',

@@ -119,6 +119,13 @@ async def test_however_a_stream_ends_it_gives_everything_back(gateway: Gateway, 
     assert (model.admission.num_held, gateway.num_active, model.replicas.num_in_flight(link)) == (0, 0, 0)
 
 
+async def test_a_stream_dropped_on_another_thread_is_given_back_on_its_own(gateway: Gateway, link: FakeLink) -> None:
+    streams = [await _open(gateway)]
+    await asyncio.to_thread(streams.clear)
+    await asyncio.sleep(0)
+    assert (len(link.aborted), gateway.num_active) == (1, 0)
+
+
 async def test_errors_of_admission_come_from_the_first_await(gateway: Gateway) -> None:
     for fields, code in (({"n": 1, "best_of": 2}, "unsupported_parameter"), ({"prompt": "x" * 99}, "context_length_exceeded")):
         with pytest.raises(ServingError) as caught:
