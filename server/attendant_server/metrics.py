@@ -41,7 +41,7 @@ class GatewayMetrics:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "attendant_requests",
-            "Requests answered, by endpoint and by error code (ok for none).",
+            "Requests answered or refused, by endpoint and by error code (ok for none).",
             ("endpoint", "code"),
             registry=self._registry,
         )
@@ -78,6 +78,10 @@ class GatewayMetrics:
         """Count an answered request; ``code`` is "ok" or the error's."""
         self._requests.labels(endpoint, code).inc()
         self._duration.labels(endpoint).observe(seconds)
+
+    def request_refused(self, endpoint: str, code: str) -> None:
+        """Count a request that a transport refused; it has no duration, since it was never admitted."""
+        self._requests.labels(endpoint, code).inc()
 
     def request_rejected(self, reason: str) -> None:
         """Count a request that was refused before any work."""

@@ -128,6 +128,10 @@ class Gateway:
         with self._begin(call) as active:
             return self._admit(model, active).tokenizer.info()
 
+    def count_refusal(self, endpoint: str, code: str) -> None:
+        """Count a request that a transport refused before a task had it."""
+        self._metrics.request_refused(endpoint, code)
+
     def list_models(self) -> tuple[ModelCard, ...]:
         """Describe the served models, in order."""
         return tuple(model.card() for model in self._models.values())

@@ -88,6 +88,10 @@ class GatewayTasks(Protocol):
         """Describe a model's tokenizer, for ``/tokenizer_info``."""
         ...
 
+    def count_refusal(self, endpoint: str, code: str) -> None:
+        """Count a request that a transport refused before a task had it; ``endpoint`` is one of a few, never a caller's text."""
+        ...
+
     def list_models(self) -> tuple[ModelCard, ...]:
         """Served models, in the order of the command line."""
         ...

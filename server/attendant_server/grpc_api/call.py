@@ -58,6 +58,8 @@ class GrpcCall:
         self._context = context
         self._metadata = _as_dict(context.invocation_metadata() or ())
         self.request_id = take_request_id(self._metadata.get(REQUEST_ID_KEY))
+        self.is_handed_over = False
+        self._call_context: CallContext | None = None
         context.set_trailing_metadata([(REQUEST_ID_KEY, self.request_id)])
 
     @property
@@ -65,11 +67,17 @@ class GrpcCall:
         """The caller's ``authorization`` metadata, if any."""
         return self._metadata.get("authorization")
 
-    def call_context(self, endpoint: str, tenant: str) -> CallContext:
-        """Return what the gateway may know of this RPC. Raises ``ServingError`` for a timeout that is no number."""
+    def let_in(self, endpoint: str, tenant: str) -> None:
+        """Note who calls what, and until when. Raises ``ServingError`` for a timeout that is no number."""
         timeouts_s = [timeout_s for timeout_s in (self._grpc_timeout_s(), self._metadata_timeout_s()) if timeout_s is not None]
         deadline_s = time.monotonic() + min(timeouts_s) if timeouts_s else None
-        return CallContext(request_id=self.request_id, endpoint=endpoint, tenant=tenant, deadline_s=deadline_s)
+        self._call_context = CallContext(request_id=self.request_id, endpoint=endpoint, tenant=tenant, deadline_s=deadline_s)
+
+    def hand_over(self) -> CallContext:
+        """Return what the gateway may know of this RPC, which is the gateway's to count from here on: ask for it last."""
+        assert self._call_context is not None, "nobody is handed over who was not let in"
+        self.is_handed_over = True
+        return self._call_context
 
     def fail(self, view: ErrorView) -> None:
         """Set status, message and google.rpc details; the handler returns an empty message afterwards."""

@@ -23,7 +23,7 @@ from attendant.v1 import (
 )
 from attendant_server.errors import ServingError
 from attendant_server.gateway import requests as canonical
-from attendant_server.gateway.interface import CallContext, GatewayTasks, StreamItem
+from attendant_server.gateway.interface import GatewayTasks, StreamItem
 from attendant_server.grpc_api import requests, responses
 from attendant_server.grpc_api.call import GrpcCall, GrpcContext
 from attendant_server.grpc_api.deserializer import MalformedMessage
@@ -62,8 +62,8 @@ class InferenceHandlers:
     async def Complete(self, request: completion_pb2.CompleteRequest, grpc_context: GrpcContext) -> completion_pb2.CompleteResponse:
         """Continue prompts."""
 
-        async def task(call: CallContext) -> completion_pb2.CompleteResponse:
-            return responses.completion(await self._gateway.complete(requests.completion(request), call), call.request_id)
+        async def task(call: GrpcCall) -> completion_pb2.CompleteResponse:
+            return responses.completion(await self._gateway.complete(requests.completion(request), call.hand_over()), call.request_id)
 
         return await self._answer("Complete", request, grpc_context, task, completion_pb2.CompleteResponse())
 
@@ -72,8 +72,8 @@ class InferenceHandlers:
     ) -> AsyncGenerator[completion_pb2.StreamCompleteResponse, None]:
         """Continue prompts, streamed."""
 
-        async def admit(call: CallContext) -> AsyncIterator[StreamItem]:
-            return await self._gateway.stream_complete(requests.completion(request.request), call)
+        async def admit(call: GrpcCall) -> AsyncIterator[StreamItem]:
+            return await self._gateway.stream_complete(requests.completion(request.request), call.hand_over())
 
         def write(item: StreamItem, request_id: str) -> completion_pb2.StreamCompleteResponse:
             return responses.completion_piece(item, request_id, request.request.model)
@@ -85,8 +85,8 @@ class InferenceHandlers:
     async def Chat(self, request: chat_pb2.ChatRequest, grpc_context: GrpcContext) -> chat_pb2.ChatResponse:
         """Write the next turn."""
 
-        async def task(call: CallContext) -> chat_pb2.ChatResponse:
-            return responses.chat(await self._gateway.chat(requests.chat(request), call), call.request_id)
+        async def task(call: GrpcCall) -> chat_pb2.ChatResponse:
+            return responses.chat(await self._gateway.chat(requests.chat(request), call.hand_over()), call.request_id)
 
         return await self._answer("Chat", request, grpc_context, task, chat_pb2.ChatResponse())
 
@@ -95,8 +95,8 @@ class InferenceHandlers:
     ) -> AsyncGenerator[chat_pb2.StreamChatResponse, None]:
         """Write the next turn, streamed."""
 
-        async def admit(call: CallContext) -> AsyncIterator[StreamItem]:
-            return await self._gateway.stream_chat(requests.chat(request.request), call)
+        async def admit(call: GrpcCall) -> AsyncIterator[StreamItem]:
+            return await self._gateway.stream_chat(requests.chat(request.request), call.hand_over())
 
         def write(item: StreamItem, request_id: str) -> chat_pb2.StreamChatResponse:
             return responses.chat_piece(item, request_id, request.request.model)
@@ -108,32 +108,32 @@ class InferenceHandlers:
     async def Embed(self, request: embedding_pb2.EmbedRequest, grpc_context: GrpcContext) -> embedding_pb2.EmbedResponse:
         """Turn inputs into vectors."""
 
-        async def task(call: CallContext) -> embedding_pb2.EmbedResponse:
-            return responses.embed(await self._gateway.embed(requests.embed(request), call), call.request_id)
+        async def task(call: GrpcCall) -> embedding_pb2.EmbedResponse:
+            return responses.embed(await self._gateway.embed(requests.embed(request), call.hand_over()), call.request_id)
 
         return await self._answer("Embed", request, grpc_context, task, embedding_pb2.EmbedResponse())
 
     async def Classify(self, request: classification_pb2.ClassifyRequest, grpc_context: GrpcContext) -> classification_pb2.ClassifyResponse:
         """Label inputs."""
 
-        async def task(call: CallContext) -> classification_pb2.ClassifyResponse:
-            return responses.classify(await self._gateway.classify(requests.classify(request), call), call.request_id)
+        async def task(call: GrpcCall) -> classification_pb2.ClassifyResponse:
+            return responses.classify(await self._gateway.classify(requests.classify(request), call.hand_over()), call.request_id)
 
         return await self._answer("Classify", request, grpc_context, task, classification_pb2.ClassifyResponse())
 
     async def FewShot(self, request: few_shot_pb2.FewShotRequest, grpc_context: GrpcContext) -> few_shot_pb2.FewShotResponse:
         """Do a task from examples."""
 
-        async def task(call: CallContext) -> few_shot_pb2.FewShotResponse:
-            return responses.few_shot(await self._gateway.few_shot(requests.few_shot(request), call), call.request_id)
+        async def task(call: GrpcCall) -> few_shot_pb2.FewShotResponse:
+            return responses.few_shot(await self._gateway.few_shot(requests.few_shot(request), call.hand_over()), call.request_id)
 
         return await self._answer("FewShot", request, grpc_context, task, few_shot_pb2.FewShotResponse())
 
     async def Tokenize(self, request: tokenization_pb2.TokenizeRequest, grpc_context: GrpcContext) -> tokenization_pb2.TokenizeResponse:
         """Show how a model reads a text."""
 
-        async def task(call: CallContext) -> tokenization_pb2.TokenizeResponse:
-            return responses.tokenize(await self._gateway.tokenize(requests.tokenize(request), call))
+        async def task(call: GrpcCall) -> tokenization_pb2.TokenizeResponse:
+            return responses.tokenize(await self._gateway.tokenize(requests.tokenize(request), call.hand_over()))
 
         return await self._answer("Tokenize", request, grpc_context, task, tokenization_pb2.TokenizeResponse())
 
@@ -142,15 +142,15 @@ class InferenceHandlers:
     ) -> tokenization_pb2.DetokenizeResponse:
         """Turn token ids back into text."""
 
-        async def task(call: CallContext) -> tokenization_pb2.DetokenizeResponse:
-            return tokenization_pb2.DetokenizeResponse(text=await self._gateway.detokenize(requests.detokenize(request), call))
+        async def task(call: GrpcCall) -> tokenization_pb2.DetokenizeResponse:
+            return tokenization_pb2.DetokenizeResponse(text=await self._gateway.detokenize(requests.detokenize(request), call.hand_over()))
 
         return await self._answer("Detokenize", request, grpc_context, task, tokenization_pb2.DetokenizeResponse())
 
     async def ListModels(self, request: models_pb2.ListModelsRequest, grpc_context: GrpcContext) -> models_pb2.ListModelsResponse:
         """List the served models."""
 
-        async def task(call: CallContext) -> models_pb2.ListModelsResponse:
+        async def task(call: GrpcCall) -> models_pb2.ListModelsResponse:
             return models_pb2.ListModelsResponse(models=[responses.model(card) for card in self._gateway.list_models()])
 
         return await self._answer("ListModels", request, grpc_context, task, models_pb2.ListModelsResponse())
@@ -158,7 +158,7 @@ class InferenceHandlers:
     async def GetModel(self, request: models_pb2.GetModelRequest, grpc_context: GrpcContext) -> models_pb2.GetModelResponse:
         """Describe one served model."""
 
-        async def task(call: CallContext) -> models_pb2.GetModelResponse:
+        async def task(call: GrpcCall) -> models_pb2.GetModelResponse:
             return models_pb2.GetModelResponse(model=responses.model(self._gateway.get_model(request.model)))
 
         return await self._answer("GetModel", request, grpc_context, task, models_pb2.GetModelResponse())
@@ -168,13 +168,14 @@ class InferenceHandlers:
         endpoint: str,
         request: Message | MalformedMessage,
         context: GrpcContext,
-        task: Callable[[CallContext], Awaitable[ResponseT]],
+        task: Callable[[GrpcCall], Awaitable[ResponseT]],
         empty: ResponseT,
     ) -> ResponseT:
         """Run a unary RPC; after an error the status is on the context and ``empty`` is thrown away by the server."""
         call = GrpcCall(context)
         try:
-            return await task(self._enter(call, endpoint, request))
+            self._let_in(call, endpoint, request)
+            return await task(call)
         except Exception as error:
             self._fail(call, endpoint, error)
             return empty
@@ -184,13 +185,14 @@ class InferenceHandlers:
         endpoint: str,
         request: Message | MalformedMessage,
         context: GrpcContext,
-        admit: Callable[[CallContext], Awaitable[AsyncIterator[StreamItem]]],
+        admit: Callable[[GrpcCall], Awaitable[AsyncIterator[StreamItem]]],
         write: Callable[[StreamItem, str], ResponseT],
     ) -> AsyncGenerator[ResponseT, None]:
         """Run a streaming RPC; after an error the status is on the context and the stream ends."""
         call = GrpcCall(context)
         try:
-            items: Any = await admit(self._enter(call, endpoint, request))
+            self._let_in(call, endpoint, request)
+            items: Any = await admit(call)
             try:
                 async for item in items:
                     yield write(item, call.request_id)
@@ -202,7 +204,7 @@ class InferenceHandlers:
         except Exception as error:
             self._fail(call, endpoint, error)
 
-    def _enter(self, call: GrpcCall, endpoint: str, request: Message | MalformedMessage) -> CallContext:
+    def _let_in(self, call: GrpcCall, endpoint: str, request: Message | MalformedMessage) -> None:
         """Authenticate first, so that nobody without a key learns what the server thinks of their request."""
         tenant = self._gateway.authenticate(call.authorization)
         if isinstance(request, MalformedMessage):
@@ -217,10 +219,12 @@ class InferenceHandlers:
                 "request_too_large",
                 f"the request has {num_bytes} bytes; this server takes at most {self._max_body_bytes}; send fewer or shorter inputs",
             )
-        return call.call_context(endpoint, tenant)
+        call.let_in(endpoint, tenant)
 
     def _fail(self, call: GrpcCall, endpoint: str, error: Exception) -> None:
         view = view_error(error, request_type=_REQUEST_TYPES.get(endpoint), request_id=call.request_id)
+        if not call.is_handed_over:
+            self._gateway.count_refusal(endpoint, view.code)
         if view.code == "server_error":
             _log.error("%s failed", endpoint, extra={"request_id": call.request_id}, exc_info=error)
         call.fail(view)

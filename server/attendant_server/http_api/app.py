@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from attendant_server.config import Settings
 from attendant_server.errors import ServingError
@@ -20,6 +21,7 @@ from attendant_server.http_api.generation_routes import generation_routes
 from attendant_server.http_api.middleware import BodyLimit, KeyCheck, RequestGuard
 from attendant_server.http_api.openapi import build_document
 from attendant_server.http_api.pages import page_routes
+from attendant_server.http_api.refusals import RefusalCounter
 from attendant_server.http_api.responses import error_response
 from attendant_server.http_api.service_routes import service_routes
 from attendant_server.http_api.task_routes import task_routes
@@ -30,19 +32,30 @@ def create_app(gateway: GatewayTasks | Callable[[], GatewayTasks], settings: Set
     """Return the application in front of ``gateway``, or of what it returns when called (``ServingError`` while there is none)."""
     get_gateway: Callable[[], GatewayTasks] = gateway if callable(gateway) else lambda: gateway
     app = _Application(docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
-    for router in (
+    routers = (
         generation_routes(get_gateway),
         task_routes(get_gateway),
         tokenizer_routes(get_gateway),
         service_routes(get_gateway),
         page_routes(),
-    ):
+    )
+    for router in routers:
         app.include_router(router)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
+    own_routes = (route for router in (app, *routers) for route in router.routes)
+    refusals = RefusalCounter(get_gateway, [route.path for route in own_routes if isinstance(route, Route)])
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        refused, headers = _as_serving_error(request, error)
+        refusals.count(request.scope, refused.code)
+        response = error_response(refused, request_id_of(request.scope))
+        response.headers.update(headers)
+        return response
+
+    app.add_exception_handler(HTTPException, refuse)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(KeyCheck, gateway=get_gateway)
-    app.add_middleware(RequestGuard)
+    app.add_middleware(RequestGuard, refusals=refusals)
     return app
 
 
@@ -56,19 +69,14 @@ class _Application(FastAPI):
         return self.openapi_schema
 
 
-async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    """Answer what the router itself refuses: unknown routes and wrong methods."""
+def _as_serving_error(request: Request, error: Exception) -> tuple[ServingError, dict[str, str]]:
+    """Return what the router itself refuses (unknown routes and wrong methods) in our terms, and the headers it needs."""
     if not isinstance(error, HTTPException):
         raise error
     path = ascii(request.scope["path"][:80])
     if error.status_code == 405:
         allowed = (error.headers or {}).get("allow", (error.headers or {}).get("Allow", "another method"))
-        refused = ServingError("method_not_allowed", f"{path} does not take {request.method[:16]}; use {allowed}")
-        response = error_response(refused, request_id_of(request.scope))
-        response.headers["allow"] = allowed
-        return response
+        return ServingError("method_not_allowed", f"{path} does not take {request.method[:16]}; use {allowed}"), {"allow": allowed}
     if error.status_code == 404:
-        return error_response(
-            ServingError("not_found", f"there is no {path} here; /docs lists what there is"), request_id_of(request.scope)
-        )
-    return error_response(ServingError("invalid_value", "the request is not valid HTTP for this route"), request_id_of(request.scope))
+        return ServingError("not_found", f"there is no {path} here; /docs lists what there is"), {}
+    return ServingError("invalid_value", "the request is not valid HTTP for this route"), {}

@@ -19,6 +19,7 @@ REQUEST_ID_HEADER = b"x-request-id"
 TIMEOUT_HEADER = b"x-request-timeout-s"
 REQUEST_ID_KEY = "attendant.request_id"
 TENANT_KEY = "attendant.tenant"
+HANDED_OVER_KEY = "attendant.handed_over"
 
 _SANE_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
@@ -41,13 +42,18 @@ def request_id_of(scope: Scope) -> str:
 
 
 def call_context(request: Request, endpoint: str) -> CallContext:
-    """Return what the gateway may know of this call. Raises ``ServingError`` for a timeout header that is no duration."""
-    return CallContext(
+    """Return what the gateway may know of this call, which is the gateway's to count from here on: ask for it last.
+
+    Raises ``ServingError`` for a timeout header that is no duration.
+    """
+    context = CallContext(
         request_id=request_id_of(request.scope),
         endpoint=endpoint,
         tenant=str(request.scope.get(TENANT_KEY, "")),
         deadline_s=_deadline_s(find_header(request.scope["headers"], TIMEOUT_HEADER)),
     )
+    request.scope[HANDED_OVER_KEY] = True
+    return context
 
 
 def _deadline_s(value: bytes | None) -> float | None:

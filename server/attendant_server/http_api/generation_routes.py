@@ -75,8 +75,8 @@ def generation_routes(gateway: Callable[[], GatewayTasks]) -> APIRouter:
     )
     async def chat(request: Request) -> Response:
         body = await read_body(request, ChatBody)
-        call = call_context(request, "/v1/chat/completions")
         canonical = body.to_request()
+        call = call_context(request, "/v1/chat/completions")
         if body.stream:
             return EventStream(lambda: gateway().stream_chat(canonical, call), ChatChunkWriter(body, call.request_id).write)
         result = await run_while_connected(request.receive, gateway().chat(canonical, call))

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from attendant_server.errors import ServingError
 from attendant_server.gateway.interface import GatewayTasks
 from attendant_server.http_api.call import REQUEST_ID_HEADER, REQUEST_ID_KEY, TENANT_KEY, find_header, take_request_id
+from attendant_server.http_api.refusals import RefusalCounter
 from attendant_server.http_api.responses import error_response
 from attendant_server.logging import bind_request_id, log_event
 from attendant_server.status import view_error
@@ -26,10 +27,11 @@ _log = logging.getLogger(__name__)
 
 
 class RequestGuard:
-    """Give every request an id, an answer whatever happens, and a line in the log (never its content)."""
+    """Give every request an id, an answer whatever happens, and a line in the log (never its content); count refusals."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, refusals: RefusalCounter) -> None:
         self._app = app
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request."""
@@ -56,7 +58,11 @@ class RequestGuard:
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception as error:
-                if view_error(error).code == "server_error":
+                code = view_error(error).code
+                # A probe that hears "not ready" has its answer.
+                if not (scope["path"] in OPEN_PATHS and code == "not_ready"):
+                    self._refusals.count(scope, code)
+                if code == "server_error":
                     log_event(_log, logging.ERROR, "request failed", exc_info=error, path=scope["path"])
                 if status:
                     # Too late for a status: a broken connection is the only honest end.

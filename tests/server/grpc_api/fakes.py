@@ -46,6 +46,7 @@ class FakeGateway:
         self.cards = [CARD]
         self.ready = True
         self.calls: list[tuple[Any, CallContext]] = []
+        self.refusals: list[tuple[str, str]] = []
         self.started = asyncio.Event()
         self.ended = asyncio.Event()
 
@@ -117,6 +118,9 @@ class FakeGateway:
 
     async def tokenizer_info(self, model: str, call: CallContext) -> Mapping[str, Any]:
         return {}
+
+    def count_refusal(self, endpoint: str, code: str) -> None:
+        self.refusals.append((endpoint, code))
 
     def list_models(self) -> tuple[results.ModelCard, ...]:
         return tuple(self.cards)

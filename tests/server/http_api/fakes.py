@@ -68,6 +68,7 @@ class FakeGateway:
         self.items: list[StreamItem | Exception] = [delta("Hello"), delta(" world", finish_reason="stop"), stream_end()]
         self.vectors: tuple[tuple[float, ...], ...] = ((1.0, -0.5), (0.1, 3e-8))
         self.calls: list[tuple[Any, CallContext]] = []
+        self.refusals: list[tuple[str, str]] = []
         self.started = asyncio.Event()
         self.ended = asyncio.Event()
 
@@ -144,6 +145,9 @@ class FakeGateway:
     async def tokenizer_info(self, model: str, call: CallContext) -> Mapping[str, Any]:
         self.get_model(model)
         return {"eos_token": "</s>", "max_model_len": 128}
+
+    def count_refusal(self, endpoint: str, code: str) -> None:
+        self.refusals.append((endpoint, code))
 
     def list_models(self) -> tuple[results.ModelCard, ...]:
         return self.cards
