@@ -144,6 +144,31 @@ def test_odd_text_that_is_valid_unicode_is_read_as_it_is(http: httpx.Client, stu
 
 
 @pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 1e-300},
+        {"temperature": 2, "top_p": 1e-300},
+        {"temperature": 1e-5, "repetition_penalty": 1e-300},
+        {"repetition_penalty": 1e-40, "min_tokens": 4},
+        {"repetition_penalty": 10, "presence_penalty": 2, "frequency_penalty": -2},
+        {"min_p": 1, "top_k": 1_000_000},
+        {"logit_bias": {str(token_id): -100 for token_id in range(checkpoints.DECODER_VOCAB_SIZE)}, "stop_token_ids": [7]},
+        {"logit_bias": {str(token_id): 100 for token_id in range(checkpoints.POISON_ID)}, "seed": -(2**63)},
+        {"seed": 2**63 - 1, "n": 16, "best_of": 16, "top_k": 200},
+        {"max_tokens": 0},
+        {"max_tokens": 10_000_000, "stop": [" "] * 16},
+    ],
+    ids=lambda sampling: " ".join(sampling),
+)
+def test_values_at_their_bounds_are_served(http: httpx.Client, sampling: dict[str, Any]) -> None:
+    never_poison = {"logit_bias": {str(checkpoints.POISON_ID): -100}}
+    body = {"model": "talker", "prompt": "hello", "max_tokens": 4, "seed": 1} | never_poison | sampling
+    response = http.post(COMPLETIONS, json=body)
+    assert response.status_code == 200, response.text
+    assert all(choice["finish_reason"] in ("stop", "length") for choice in response.json()["choices"])
+
+
+@pytest.mark.parametrize(
     "method", ["Complete", "StreamComplete", "Chat", "Embed", "Classify", "FewShot", "Tokenize", "Detokenize", "GetModel"]
 )
 def test_random_and_mutated_bytes_are_never_the_servers_fault(channel: grpc.Channel, stub: Any, expected_text: str, method: str) -> None:

@@ -10,6 +10,9 @@ import torch
 
 from attendant_engine.sequence import Sequence as EngineSequence
 
+MIN_REPETITION_PENALTY = 1e-5
+"""A smaller one counts as this: dividing by less could overflow float32, and seen tokens are certain long before."""
+
 _NEVER = float("-inf")
 
 
@@ -67,7 +70,7 @@ def _penalise_repetition(logits: torch.Tensor, rows: _Rows) -> None:
         if penalty != 1.0:
             seen = sequence.prompt_ids.union(sequence.output_counts)
             pairs.extend((row, token_id) for token_id in seen)
-            penalties.extend([penalty] * len(seen))
+            penalties.extend([max(penalty, MIN_REPETITION_PENALTY)] * len(seen))
     if pairs:
         row_ids, token_ids = _indices(pairs, logits.device)
         chosen, penalty_of = logits[row_ids, token_ids], _floats(penalties, logits.device)
