@@ -14,7 +14,7 @@ class CancellationChecks:
 
     metrics_age_s = 0.0
     """How old a figure of ``/metrics`` may be with this way of hosting."""
-    num_calls = 300
+    num_calls = 1000
 
     @pytest.mark.parametrize("transport", ["grpc", "http"])
     async def test_nothing_runs_waits_or_holds_a_block_a_second_after_a_storm(self, server: ServerProcess, transport: str) -> None:

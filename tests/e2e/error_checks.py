@@ -97,9 +97,12 @@ async def grpc_error(server: ServerProcess, row: Row, **metadata: str) -> grpc.a
     """Send a row over gRPC and return the error that must come back."""
     async with grpc.aio.insecure_channel(server.grpc_address) as channel:
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        call = stub.Embed if isinstance(row.message, embedding_pb2.EmbedRequest) else stub.Complete
+        pairs = tuple(metadata.items())
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(row.message, timeout=row.timeout_s, metadata=tuple(metadata.items()))
+            if isinstance(row.message, embedding_pb2.EmbedRequest):
+                await stub.Embed(row.message, timeout=row.timeout_s, metadata=pairs)
+            else:
+                await stub.Complete(row.message, timeout=row.timeout_s, metadata=pairs)
     return caught.value
 
 
@@ -149,8 +152,9 @@ class ErrorChecks:
             response = await client.post("/v1/completions", content=b"{not json", headers={"content-type": "application/json"})
         assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_value")
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/attendant.v1.InferenceService/Complete")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary("/attendant.v1.InferenceService/Complete")(b"\xff\xff\xff")
+                await call(b"\xff\xff\xff")
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, caught.value.details()
 
     async def test_the_callers_request_id_comes_back_on_both_transports(self, server: ServerProcess) -> None:

@@ -1,5 +1,6 @@
 """A local server from start to end: what it prints, how it drains, and how it fails to start."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,10 +8,14 @@ import socket
 import subprocess
 from pathlib import Path
 
-from tests.e2e.callers import MODEL
+import httpx
+
+from tests.e2e.callers import MODEL, http_body
 from tests.e2e.conftest import START_TIMEOUT_S
 from tests.e2e.draining import check_drain
+from tests.e2e.metrics import eventually, is_idle
 from tests.e2e.server_process import ServerProcess
+from tests.e2e.story import BOS
 
 _ARGS = (MODEL, "--local", "--http-port", "0", "--grpc-port", "0", "--log-level", "warning")
 
@@ -36,6 +41,23 @@ def test_ctrl_c_on_an_idle_server_ends_it_at_once_with_exit_code_0(tmp_path: Pat
     # A terminal sends it to the whole process group.
     os.killpg(server.pid, signal.SIGINT)
     assert server.wait_exit(10) == 0
+    assert "Traceback" not in server.stderr
+    server.stop()
+
+
+async def test_a_second_signal_cuts_running_calls_short_with_an_answer(tmp_path: Path) -> None:
+    server = ServerProcess(*_ARGS, "--max-num-seqs", "1", log_dir=tmp_path)
+    server.wait_ready(START_TIMEOUT_S)
+    async with httpx.AsyncClient(base_url=server.http_url, timeout=60) as client:
+        call = asyncio.ensure_future(client.post("/v1/completions", json=http_body([BOS], 500) | {"n": 128}))
+        await eventually(server.http_url, lambda samples: not is_idle(samples), within_s=10)
+        server.signal(signal.SIGTERM)
+        while (await client.get("/ready")).status_code != 503:
+            await asyncio.sleep(0.01)
+        server.signal(signal.SIGTERM)
+        response = await call
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
+    assert server.wait_exit(15) == 0
     assert "Traceback" not in server.stderr
     server.stop()
 

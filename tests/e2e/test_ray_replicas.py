@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc.aio
 import httpx
 import pytest
+from prometheus_client.samples import Sample
 
 from attendant_server.hosting import ports
 from tests.e2e.callers import MODEL, Answer, open_callers
@@ -43,7 +44,7 @@ async def test_a_real_prometheus_scrapes_both_replicas(ray_server: ServerProcess
     (tmp_path / "prometheus.yml").write_text(json.dumps(config))
     (port,) = ports.pick_free("127.0.0.1", 1)
     command = [
-        find_prometheus_program("prometheus"),
+        str(find_prometheus_program("prometheus")),
         f"--config.file={tmp_path / 'prometheus.yml'}",
         f"--storage.tsdb.path={tmp_path / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -73,11 +74,11 @@ async def test_a_killed_replica_fails_only_what_ran_on_it_and_is_replaced(ray_se
         assert isinstance(outcome, grpc.aio.AioRpcError)
         assert outcome.code() == grpc.StatusCode.UNAVAILABLE, outcome.details()
 
-    def is_replaced(samples: list[object]) -> bool:
-        now = label_values(samples, _RUNNING, "replica")  # type: ignore[arg-type]
+    def is_replaced(samples: list[Sample]) -> bool:
+        now = label_values(samples, _RUNNING, "replica")
         return len(now) == 2 and len(now & before) == 1
 
-    await eventually(ray_server.http_url, is_replaced, within_s=_REPLACED_WITHIN_S)  # type: ignore[arg-type]
+    await eventually(ray_server.http_url, is_replaced, within_s=_REPLACED_WITHIN_S)
     async with open_callers(ray_server) as callers:
         for answer in await asyncio.gather(*(callers["http"].greedy(WHOLE.prompt, WHOLE.length) for _ in range(4))):
             WHOLE.check(answer)

@@ -26,6 +26,7 @@ class HttpListener:
             uvicorn.Config(
                 app,
                 log_config=None,
+                log_level="error",
                 access_log=False,
                 server_header=False,
                 # Clients of OpenAI's SDK keep connections for a while; closing one under a request looks like a fault.

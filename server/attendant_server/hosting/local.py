@@ -5,6 +5,7 @@ The ports answer at once; models load side by side meanwhile, and until all have
 
 import asyncio
 import sys
+from contextlib import suppress
 
 import uvloop
 
@@ -22,6 +23,9 @@ from attendant_server.hosting.ports import PortInUseError
 from attendant_server.http_api.app import create_app
 from attendant_server.link.local import LocalLink
 from attendant_server.logging import configure_logging
+
+_LAST_WORDS_S = 1.0
+"""For the answers to calls that were cut short."""
 
 
 class StartError(Exception):
@@ -115,8 +119,10 @@ class LocalServer:
         await self.gateway.wait_idle()
 
     async def stop(self) -> None:
-        """Close the ports and end the engines, whatever runs."""
+        """End the engines, whatever runs, and close the ports when the callers have heard of it."""
         self.gateway.start_draining()
-        await asyncio.gather(self._http.stop(), self._grpc.stop())
         await asyncio.gather(*(link.close() for link in self._links))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.gateway.wait_idle(), _LAST_WORDS_S)
+        await asyncio.gather(self._http.stop(), self._grpc.stop())
         self.gateway.close()

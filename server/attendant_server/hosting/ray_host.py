@@ -6,16 +6,18 @@ processes to the thread that started them: the cluster is started on the main th
 
 import asyncio
 import os
-import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attendant_server.auth import ApiKeyFileError, ApiKeys
 from attendant_server.config import Settings
 from attendant_server.hosting import ports, ray_environment
 from attendant_server.hosting.banner import ready_text
 from attendant_server.hosting.lifecycle import StopRequest
+from attendant_server.hosting.orphans import adopt_orphans, end_children
 
 if TYPE_CHECKING:
     from attendant_server.hosting.cluster import Cluster
@@ -23,36 +25,47 @@ if TYPE_CHECKING:
 _HOSTS = ("127.0.0.1", "0.0.0.0")
 """HAProxy reaches the replicas on this machine through loopback, so Serve must listen there too."""
 
+_NO_ABORTS = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
 _END_TIMEOUT_S = 30.0
 """For Serve to end an application that has nothing left to do; it takes about five seconds."""
+_LAST_PROCESS_TIMEOUT_S = 5.0
 
 
 def run_on_ray(settings: Settings) -> int:
     """Serve until a signal asks for the end. Return the exit code: 0 after a drain, 1 after a sentence that says why not."""
+    # Until the loop takes the signals over, SIGTERM unwinds the stack as Ctrl-C does; Ray does the same with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        settings = _with_ports(settings)
-    except ports.PortInUseError as error:
+        settings = _for_this_machine(settings)
+        # Unix sockets lie in it, and their paths may have 107 characters at most: hence not where TMPDIR says.
+        with tempfile.TemporaryDirectory(prefix="attendant-", dir="/tmp", ignore_cleanup_errors=True) as run_dir:
+            return _run(settings, Path(run_dir))
+    except (ports.PortInUseError, ApiKeyFileError) as error:
         return _fail(str(error))
-    # Unix sockets lie in it, and their paths may have 107 characters at most.
-    run_dir = Path(tempfile.mkdtemp(prefix="attendant-", dir="/tmp"))
+    except (KeyboardInterrupt, SystemExit):
+        return 0
+
+
+def _run(settings: Settings, run_dir: Path) -> int:
     avoid = (settings.http_port, settings.grpc_port)
     os.environ.update(ray_environment.own_cluster(run_dir, drain_timeout_s=settings.drain_timeout_s, avoid_ports=avoid))
+    # For this process alone: without it Ray answers a SIGTERM during its start with an abort and a trace.
+    os.environ[_NO_ABORTS] = "1"
     # Only now: Ray reads its environment at import.
     from attendant_server.hosting.cluster import Cluster, DeploymentFailedError
 
+    del os.environ[_NO_ABORTS]
     cluster = Cluster(settings, run_dir)
+    adopt_orphans()
     try:
         cluster.start()
         asyncio.run(_serve(cluster, settings))
-        return 0
     except DeploymentFailedError as error:
         return _fail(str(error))
-    except (KeyboardInterrupt, SystemExit):
-        # Asked to stop before the loop took over the signals; Ray's handler of SIGTERM raises SystemExit.
-        return 0
     finally:
         cluster.stop()
-        shutil.rmtree(run_dir, ignore_errors=True)
+        end_children(_LAST_PROCESS_TIMEOUT_S)
+    return 0
 
 
 async def _serve(cluster: "Cluster", settings: Settings) -> None:
@@ -77,8 +90,8 @@ async def _start(cluster: "Cluster", settings: Settings) -> None:
     print(text, flush=True)  # noqa: T201 - the command's output
 
 
-def _with_ports(settings: Settings) -> Settings:
-    """Return the settings with real ports for 0. Raises ``PortInUseError``."""
+def _for_this_machine(settings: Settings) -> Settings:
+    """Return the settings with real ports for 0 and whole paths. Raises ``PortInUseError`` and ``ApiKeyFileError``."""
     if settings.host not in _HOSTS:
         raise ports.PortInUseError(
             f"On Ray, --host must be {_HOSTS[0]} (this machine alone) or {_HOSTS[1]} (every address); {settings.host} is neither. "
@@ -87,7 +100,12 @@ def _with_ports(settings: Settings) -> Settings:
     ports.require_free(settings.host, settings.http_port, flag="--http-port")
     ports.require_free(settings.host, settings.grpc_port, flag="--grpc-port")
     http_port, grpc_port = ports.pick_free(settings.host, 2, avoid=(settings.http_port, settings.grpc_port))
-    return settings.model_copy(update={"http_port": settings.http_port or http_port, "grpc_port": settings.grpc_port or grpc_port})
+    changes: dict[str, object] = {"http_port": settings.http_port or http_port, "grpc_port": settings.grpc_port or grpc_port}
+    if settings.api_key_file is not None:
+        # Told here and at once what is wrong with it; a replica has another working directory.
+        ApiKeys.load(settings.api_key_file)
+        changes["api_key_file"] = str(Path(settings.api_key_file).resolve())
+    return settings.model_copy(update=changes)
 
 
 def _fail(sentence: str) -> int:
