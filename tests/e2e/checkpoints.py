@@ -125,12 +125,17 @@ class _Draw:
 
 
 def llama_weights(seed: int) -> Weights:
-    """The Llama's tensors. Dimension 0 of the stream is zero but for ``POISON_ID``, and only the feed-forward layer reads it."""
+    """The Llama's tensors.
+
+    Dimension 0 of the stream is zero but for ``POISON_ID``, and only the feed-forward layer reads it. Dimension 1 is one for
+    all, and the head makes the poison unlikely by it, so that only who asks for it takes it.
+    """
     draw = _Draw(seed)
     wide, kv_size = 2 * _HIDDEN, _HIDDEN // 2
     embedding = draw(DECODER_VOCAB_SIZE, _HIDDEN)
     embedding[:, 0] = 0
     embedding[POISON_ID, 0] = 1
+    embedding[:, 1] = 1
     weights = {"model.embed_tokens.weight": embedding, "model.norm.weight": torch.ones(_HIDDEN)}
     for layer in range(_LAYERS):
         prefix = f"model.layers.{layer}."
@@ -143,13 +148,13 @@ def llama_weights(seed: int) -> Weights:
         for name in ("q", "k", "v"):
             weights[f"{prefix}self_attn.{name}_proj.weight"][:, 0] = 0
         for name in ("self_attn.o", "mlp.down"):
-            weights[f"{prefix}{name}_proj.weight"][0] = 0
+            weights[f"{prefix}{name}_proj.weight"][:2] = 0
         for name in ("gate", "up"):
             weights[f"{prefix}mlp.{name}_proj.weight"][:, 0] = 1e30
     head = draw(DECODER_VOCAB_SIZE, _HIDDEN)
     head[:, 0] = 0
-    # Never the best token by itself, so that only who asks for the poison takes it.
     head[POISON_ID] = 0
+    head[POISON_ID, 1] = -300
     return weights | {"lm_head.weight": head}
 
 
