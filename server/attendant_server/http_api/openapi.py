@@ -5,7 +5,7 @@ status table.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from attendant_engine import __version__
 from attendant_server.http_api import bodies
+from attendant_server.http_api.field_notes import describe_fields
 from attendant_server.http_api.schemas import ErrorAnswer
 from attendant_server.status import STATUS_TABLE
 
@@ -75,6 +76,10 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     """Return the document of ``app``'s routes."""
     document: dict[str, Any] = get_openapi(title="attendant", version=__version__, description=_DESCRIPTION, routes=app.routes)
     _, definitions = models_json_schema([(body_type, "validation") for body_type in BODY_TYPES], ref_template=_REF_TEMPLATE)
+    describe_fields(definitions["$defs"])
+    for body_type in BODY_TYPES:
+        # As they are written there; pydantic sorts their fields by name.
+        definitions["$defs"][body_type.__name__].update(cast(dict[str, Any], body_type.model_config["json_schema_extra"]))
     components = document.setdefault("components", {})
     components["schemas"] = {**components.get("schemas", {}), **definitions["$defs"]}
     for name in ("HTTPValidationError", "ValidationError"):

@@ -1,270 +1,198 @@
-// The playground: one form a task, made from a table, sent to this server's own HTTP API.
+// The playground: a panel a task, which keeps what was typed and answered; requests go to this server's own HTTP API.
 
-const $ = (id) => document.getElementById(id);
-const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
-const number = (text) => (text === "" ? undefined : Number(text));
+import { $, copyButton, curl, element, prose } from "./dom.js";
+import { readEvents } from "./events.js";
+import { TASKS } from "./tasks.js";
 
-const SAMPLING = [
-  { id: "max_tokens", label: "Most tokens", kind: "number", value: "64", min: 1 },
-  { id: "temperature", label: "Temperature", kind: "number", value: "0.7", min: 0, max: 2, step: "any" },
-  { id: "seed", label: "Seed (empty: any)", kind: "number", value: "" },
-];
-const sampling = (f) => ({ max_tokens: number(f.max_tokens), temperature: number(f.temperature), seed: number(f.seed) });
+const UNREACHABLE = "The server cannot be reached. It may have been stopped; start it, then send again.";
 
-const TASKS = [
-  {
-    id: "complete",
-    label: "Complete",
-    task: "completion",
-    path: "/v1/completions",
-    streams: true,
-    fields: [{ id: "prompt", label: "Prompt", kind: "text", value: "Once upon a time" }, ...SAMPLING],
-    body: (f) => ({ prompt: f.prompt, ...sampling(f) }),
-    piece: (choice) => choice.text,
-  },
-  {
-    id: "chat",
-    label: "Chat",
-    task: "chat",
-    path: "/v1/chat/completions",
-    streams: true,
-    fields: [
-      { id: "system", label: "System (may be empty)", kind: "line", value: "" },
-      { id: "user", label: "Your message", kind: "text", value: "Hello!" },
-      ...SAMPLING,
-    ],
-    body: (f) => ({
-      messages: [...(f.system ? [{ role: "system", content: f.system }] : []), { role: "user", content: f.user }],
-      ...sampling(f),
-    }),
-    piece: (choice) => choice.delta.content ?? "",
-  },
-  {
-    id: "embed",
-    label: "Embed",
-    task: "embedding",
-    path: "/v1/embeddings",
-    fields: [{ id: "input", label: "Texts, one a line", kind: "text", value: "A cat sat on the mat.\nA dog lay on the rug.\nStocks fell sharply." }],
-    body: (f) => ({ input: lines(f.input) }),
-    show: (answer, f) => similarities(lines(f.input), answer.data.map((entry) => entry.embedding)),
-  },
-  {
-    id: "classify",
-    label: "Classify",
-    task: "classification",
-    path: "/v1/classify",
-    fields: [{ id: "input", label: "Texts, one a line", kind: "text", value: "What a lovely film." }],
-    body: (f) => ({ input: lines(f.input) }),
-    show: (answer, f) => probabilities(lines(f.input), answer.data),
-  },
-  {
-    id: "few-shot",
-    label: "Few-shot",
-    task: "few-shot",
-    path: "/v1/few-shot",
-    fields: [
-      { id: "instruction", label: "Instruction", kind: "line", value: "Say whether the text is happy or sad." },
-      { id: "examples", label: "Examples, one a line: input => output", kind: "text", value: "What a lovely day! => happy\nThe dog died. => sad" },
-      { id: "labels", label: "Labels, one a line (none: generate an answer)", kind: "text", value: "happy\nsad" },
-      { id: "queries", label: "Queries, one a line", kind: "text", value: "She smiled and danced." },
-    ],
-    body: (f) => ({
-      instruction: f.instruction || undefined,
-      examples: lines(f.examples).map((line) => {
-        const [input, ...output] = line.split("=>");
-        return { input: input.trim(), output: output.join("=>").trim() };
-      }),
-      labels: lines(f.labels).length ? lines(f.labels) : undefined,
-      queries: lines(f.queries),
-    }),
-    show: (answer, f) =>
-      answer.data[0]?.probs ? probabilities(lines(f.queries), answer.data) : element("div", ...answer.data.map((a) => element("p", a.text))),
-  },
-];
-
-let current = TASKS[0];
 let models = [];
-let running = null;
+let failure = "This server has no model.";
+let current = null;
 
-function element(tag, ...children) {
-  const made = document.createElement(tag);
-  made.append(...children);
-  return made;
+/** What one task shows and holds; `running` is the request under way. */
+function makePanel(task) {
+  const numbers = element("div.row", ...task.fields.filter((field) => field.kind === "number").map((field) => makeField(task, field)));
+  const others = task.fields.filter((field) => field.kind !== "number").map((field) => makeField(task, field));
+  const fields = element("div.fields", ...others, ...(numbers.children.length ? [numbers] : []));
+  const tab = element("button", task.label);
+  Object.assign(tab, { type: "button", id: `tab-${task.id}` });
+  tab.setAttribute("role", "tab");
+  tab.setAttribute("aria-controls", "panel");
+  const panel = { task, tab, fields, answer: element("div"), facts: element("p.hint"), running: null };
+  panel.answer.append(element("p.soft", "Nothing sent yet."));
+  tab.addEventListener("click", () => select(panel));
+  return panel;
 }
 
-function probabilities(inputs, data) {
-  const rows = data.map((entry) => {
-    const cell = element("td");
-    for (const [label, p] of Object.entries(entry.probs)) {
-      const meter = document.createElement("meter");
-      meter.value = p;
-      meter.title = label;
-      cell.append(element("div", meter, ` ${label} ${(100 * p).toFixed(1)} %`));
-    }
-    return element("tr", element("td", inputs[entry.index] ?? ""), element("td", entry.label), cell);
-  });
-  return table(["Input", "Label", "Probabilities"], rows);
-}
-
-function similarities(inputs, vectors) {
-  const norm = (v) => Math.hypot(...v) || 1;
-  const cosine = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0) / norm(a) / norm(b);
-  const rows = vectors.map((a, i) =>
-    element("tr", element("td", inputs[i]), ...vectors.map((b) => element("td", cosine(a, b).toFixed(3)))),
-  );
-  return element("div", element("p", `${vectors[0].length} numbers a text; cosine similarity:`), table(["", ...inputs], rows));
-}
-
-function table(heads, rows) {
-  const cells = heads.map((text) => element("th", text));
-  cells.forEach((cell) => (cell.scope = "col"));
-  return element("table", element("thead", element("tr", ...cells)), element("tbody", ...rows));
-}
-
-function selectTask(task) {
-  current = task;
-  for (const tab of $("tabs").children) {
-    const selected = tab.id === `tab-${task.id}`;
-    tab.setAttribute("aria-selected", selected);
-    tab.tabIndex = selected ? 0 : -1;
-  }
-  $("form").setAttribute("aria-labelledby", `tab-${task.id}`);
-  const row = element("div");
-  row.className = "row";
-  $("fields").replaceChildren(...task.fields.filter((field) => field.kind !== "number").map(makeField), row);
-  row.append(...task.fields.filter((field) => field.kind === "number").map(makeField));
-  const able = models.filter((model) => model.tasks.includes(task.task));
-  $("model").replaceChildren(...able.map((model) => element("option", model.id)));
-  $("send").disabled = able.length === 0;
-  $("model-hint").textContent = able.length ? "" : `No served model does ${task.label.toLowerCase()}.`;
-  showCurl();
-}
-
-function makeField(field) {
+function makeField(task, field) {
   const input = document.createElement(field.kind === "text" ? "textarea" : "input");
-  if (field.kind === "number") {
-    input.type = "number";
-    for (const name of ["min", "max", "step"]) if (name in field) input[name] = field[name];
+  if (field.kind === "number") input.type = "number";
+  for (const name of ["min", "max", "step", "rows", "placeholder"]) if (name in field) input[name] = field[name];
+  Object.assign(input, { id: `${task.id}-${field.id}`, value: field.value, autocomplete: "off" });
+  return element("label", field.label, input);
+}
+
+function select(panel) {
+  if (current) history.replaceState(null, "", `#${panel.task.id}`);
+  current = panel;
+  for (const each of panels) {
+    each.tab.setAttribute("aria-selected", each === panel);
+    each.tab.tabIndex = each === panel ? 0 : -1;
   }
-  input.id = `field-${field.id}`;
-  input.value = field.value;
-  return element("label", `${field.label} `, input);
+  $("panel").setAttribute("aria-labelledby", panel.tab.id);
+  const able = models.filter((model) => model.tasks.includes(panel.task.task));
+  $("model").replaceChildren(...able.map((model) => element("option", model.id)));
+  if (able.some((model) => model.id === panel.model)) $("model").value = panel.model;
+  $("try").hidden = able.length === 0;
+  $("missing").hidden = able.length > 0;
+  if (able.length === 0) $("missing").replaceChildren(...missing(panel.task));
+  $("fields").replaceChildren(panel.fields);
+  $("answer").replaceChildren(panel.answer);
+  $("facts").replaceChildren(panel.facts);
+  showRequest();
+  showState();
+}
+
+/** Says why no model does the task and what to do. */
+function missing(task) {
+  const loading = models.filter((model) => !model.is_ready).map((model) => model.id);
+  if (!models.length) return [element("p.error", failure)];
+  if (loading.length) return [element("p", `Not ready yet: ${loading.join(", ")}. Reload this page in a moment.`)];
+  const reference = element("a", "The API reference");
+  reference.href = `/docs#${task.operation}`;
+  return [
+    element("p", element("strong", `No served model can ${task.verb}.`), ` It takes ${task.needs}.`),
+    element("p", ...prose("Start the server with one: `attendant serve path/to/checkpoint`. "), reference, " shows how it is then called."),
+  ];
 }
 
 function readBody() {
-  const values = Object.fromEntries(current.fields.map((field) => [field.id, $(`field-${field.id}`).value]));
-  const body = { model: $("model").value, ...current.body(values) };
-  if (current.streams) Object.assign(body, { stream: true, stream_options: { include_usage: true } });
-  return [body, values];
+  const values = Object.fromEntries(current.task.fields.map((field) => [field.id, $(`${current.task.id}-${field.id}`).value]));
+  return [{ model: $("model").value, ...current.task.body(values) }, values];
 }
 
-function showCurl() {
-  const json = JSON.stringify(readBody()[0], null, 1).replaceAll("'", "'\\''");
-  $("curl").textContent = `curl -N ${location.origin}${current.path} -H 'Content-Type: application/json' -d '${json}'`;
+/** Shows the request as it would be sent now, and the chosen model. */
+function showRequest() {
+  current.model = $("model").value;
+  const model = models.find((each) => each.id === current.model);
+  if (!model) return;
+  const parts = [model.family, `up to ${model.max_model_len} tokens`, `${model.dtype} on ${model.device_kind}`];
+  $("model-facts").textContent = model.is_ready ? parts.join(" · ") : `Not ready: ${model.status}.`;
+  $("curl").textContent = curl(current.task.path, readBody()[0], current.task.streams ? "-N " : "");
 }
 
-function showFacts(usage, startedMs) {
+function showState() {
+  const isRunning = current.running !== null;
+  // Not disabled: a disabled button would lose the keyboard's focus.
+  $("send").setAttribute("aria-disabled", isRunning);
+  $("stop").hidden = !isRunning;
+  $("answer").setAttribute("aria-busy", isRunning);
+}
+
+function describe(usage, { startedMs, firstMs, finishReason }) {
   const seconds = (performance.now() - startedMs) / 1000;
   const parts = [`${seconds.toFixed(2)} s`];
+  if (firstMs) parts.push(`first token after ${Math.round(firstMs - startedMs)} ms`);
   if (usage) {
-    parts.push(`${usage.prompt_tokens} prompt tokens`);
     const cached = usage.cached_tokens ?? usage.prompt_tokens_details?.cached_tokens;
-    if (cached) parts.push(`${cached} of them cached`);
-    if (usage.completion_tokens) parts.push(`${usage.completion_tokens} generated`, `${(usage.completion_tokens / seconds).toFixed(1)} tokens/s`);
+    parts.push(`${usage.prompt_tokens} prompt tokens${cached ? `, ${cached} from cache` : ""}`);
+    if (usage.completion_tokens) parts.push(`${usage.completion_tokens} generated, ${Math.round(usage.completion_tokens / seconds)} a second`);
   }
-  $("facts").textContent = parts.join(" · ");
+  if (finishReason === "length") parts.push("cut at the token limit");
+  return parts.join(" · ");
 }
 
-async function* readEvents(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const events = (rest + value).split("\n\n");
-    rest = events.pop();
-    for (const event of events) {
-      const data = event.replace(/^data: /, "");
-      if (data === "[DONE]") return;
-      yield JSON.parse(data);
+async function post(task, body, signal) {
+  let response;
+  try {
+    response = await fetch(task.path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new Error(UNREACHABLE);
+  }
+  if (response.ok) return response;
+  const told = (await response.json().catch(() => null))?.error;
+  const facts = [`HTTP ${response.status}`, told?.code, told?.param && `field ${told.param}`];
+  throw Object.assign(new Error(told?.message ?? "The server refused the request without saying why."), { facts: facts.filter(Boolean).join(" · ") });
+}
+
+async function stream(panel, response, values, times) {
+  const said = element("p.said", element("span.soft", panel.task.before(values)));
+  panel.answer.replaceChildren(said);
+  let usage = null;
+  for await (const chunk of readEvents(response)) {
+    if (chunk.error) throw new Error(chunk.error.message);
+    times.firstMs ??= performance.now();
+    usage = chunk.usage ?? usage;
+    for (const choice of chunk.choices) {
+      said.append(panel.task.piece(choice));
+      times.finishReason = choice.finish_reason ?? times.finishReason;
     }
   }
+  panel.facts.textContent = describe(usage, times);
 }
 
 async function send() {
+  const panel = current;
+  if (panel.running || $("try").hidden) return;
   const [body, values] = readBody();
-  const answer = $("answer");
-  const startedMs = performance.now();
-  running = new AbortController();
-  $("send").disabled = true;
-  $("stop").disabled = false;
-  answer.className = "";
-  answer.replaceChildren();
-  answer.setAttribute("aria-busy", "true");
-  $("facts").textContent = "";
+  const times = { startedMs: performance.now() };
+  panel.running = new AbortController();
+  panel.answer.replaceChildren(element("p.soft", "Waiting for the server."));
+  panel.facts.textContent = "";
+  showState();
   try {
-    const response = await fetch(current.path, {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(body),
-      signal: running.signal,
-    });
-    if (!response.ok) throw new Error((await response.json()).error.message);
-    if (!current.streams) {
-      const result = await response.json();
-      answer.replaceChildren(current.show(result, values));
-      showFacts(result.usage, startedMs);
-      return;
+    const response = await post(panel.task, body, panel.running.signal);
+    if (panel.task.streams) {
+      await stream(panel, response, values, times);
+    } else {
+      const answer = await response.json();
+      panel.answer.replaceChildren(panel.task.show(answer, body));
+      panel.facts.textContent = describe(answer.usage, times);
     }
-    let usage = null;
-    for await (const chunk of readEvents(response)) {
-      if (chunk.error) throw new Error(chunk.error.message);
-      usage = chunk.usage ?? usage;
-      for (const choice of chunk.choices) answer.append(current.piece(choice));
-    }
-    showFacts(usage, startedMs);
   } catch (error) {
-    if (error.name !== "AbortError") {
-      answer.className = "error";
-      answer.append(error.message);
-    }
+    const wasStopped = error.name === "AbortError";
+    if (!times.firstMs) panel.answer.replaceChildren();
+    panel.answer.append(wasStopped ? element("p.soft", "Stopped.") : element("p.error", error.message));
+    panel.facts.textContent = error.facts ?? "";
   } finally {
-    running = null;
-    answer.setAttribute("aria-busy", "false");
-    $("send").disabled = false;
-    $("stop").disabled = true;
+    panel.running = null;
+    showState();
   }
 }
 
 function moveTab(event) {
-  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  if (!step) return;
-  const next = TASKS[(TASKS.indexOf(current) + step + TASKS.length) % TASKS.length];
-  selectTask(next);
-  $(`tab-${next.id}`).focus();
+  const at = panels.indexOf(current);
+  const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  select(panels.at(to % panels.length));
+  current.tab.focus();
 }
 
-for (const task of TASKS) {
-  const tab = element("button", task.label);
-  tab.type = "button";
-  tab.id = `tab-${task.id}`;
-  tab.setAttribute("role", "tab");
-  tab.setAttribute("aria-controls", "form");
-  tab.addEventListener("click", () => selectTask(task));
-  $("tabs").append(tab);
-}
+const panels = TASKS.map(makePanel);
+$("tabs").append(...panels.map((panel) => panel.tab));
 $("tabs").addEventListener("keydown", moveTab);
-$("stop").addEventListener("click", () => running?.abort());
-$("form").addEventListener("input", showCurl);
+$("copy").replaceWith(copyButton($("curl")));
+$("stop").addEventListener("click", () => {
+  current.running?.abort();
+  $("send").focus();
+});
+$("form").addEventListener("input", showRequest);
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   send();
 });
+$("form").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
+});
 
 try {
-  models = (await (await fetch("/v1/models")).json()).data;
+  const listed = await (await fetch("/v1/models")).json();
+  models = listed.data ?? [];
+  failure = listed.error?.message ?? failure;
 } catch {
-  $("answer").className = "error";
-  $("answer").textContent = "The server does not answer.";
+  failure = UNREACHABLE;
 }
-selectTask(TASKS.find((task) => models.some((model) => model.tasks.includes(task.task))) ?? TASKS[0]);
+const isAble = (panel) => models.some((model) => model.tasks.includes(panel.task.task));
+select(panels.find((panel) => location.hash === `#${panel.task.id}`) ?? panels.find(isAble) ?? panels[0]);

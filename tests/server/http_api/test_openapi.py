@@ -4,7 +4,9 @@ import httpx
 import jsonschema
 import pytest
 from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
 
+from attendant_server.http_api.openapi import BODY_TYPES
 from attendant_server.status import STATUS_TABLE
 from tests.server.http_api.fakes import FakeGateway
 
@@ -48,6 +50,13 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         for part in reference.removeprefix("#/").split("/"):
             node = node[part]
         jsonschema.Draft202012Validator.check_schema(node)
+
+
+def test_every_field_of_a_body_says_what_it_means(document: dict[str, Any]) -> None:
+    _, definitions = models_json_schema([(body_type, "validation") for body_type in BODY_TYPES])
+    for schema_name in definitions["$defs"]:
+        for name, field in document["components"]["schemas"][schema_name]["properties"].items():
+            assert any("description" in each for each in (field, *field.get("anyOf", ()))), f"{schema_name}.{name}"
 
 
 def test_every_operation_has_a_name_of_its_own_a_summary_and_its_errors(document: dict[str, Any]) -> None:
