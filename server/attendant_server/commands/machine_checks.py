@@ -133,7 +133,7 @@ def check_shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
 
 def check_models() -> Finding:
     """The bundled models."""
-    from attendant_server.commands.model_paths import bundled_models
+    from attendant_server.hosting.model_paths import bundled_models
 
     names = list(bundled_models())
     if not names:

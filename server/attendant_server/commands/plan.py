@@ -21,9 +21,9 @@ def plan(
     """Print what a model will take on this machine, factor by factor."""
     from attendant_engine.errors import EngineError, InvalidRequestError
     from attendant_engine.plan import describe_plan, plan_model
-    from attendant_server.commands.model_paths import ModelPathError, resolve_model
     from attendant_server.commands.settings_sources import SettingsError, collect_settings
     from attendant_server.hosting.engine_settings import engine_config
+    from attendant_server.hosting.model_paths import ModelPathError, resolve_model
 
     flags: dict[str, Any] = {
         "device": device,

@@ -48,8 +48,8 @@ def serve(
     Every flag is also a key of the YAML file (--http-port: http_port) and an environment variable (ATTENDANT_HTTP_PORT);
     a flag wins over the variable, the variable over the file.
     """
-    from attendant_server.commands.model_paths import ModelPathError
     from attendant_server.commands.settings_sources import SettingsError, collect_settings
+    from attendant_server.hosting.model_paths import ModelPathError
 
     flags: dict[str, Any] = {
         "local": local,

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from attendant_server.commands.model_paths import resolve_models
 from attendant_server.config import Settings
+from attendant_server.hosting.model_paths import resolve_models
 from attendant_server.violations import did_you_mean, violations_of
 
 PREFIX = "ATTENDANT_"

@@ -34,9 +34,10 @@ class DeploymentFailedError(Exception):
 class Cluster:
     """One cluster on this machine with one application. Started and stopped on the main thread."""
 
-    def __init__(self, settings: Settings, run_dir: Path) -> None:
+    def __init__(self, settings: Settings, run_dir: Path, *, log_path: str) -> None:
         self._settings = settings
         self._run_dir = run_dir
+        self._log_path = log_path
         self._deployment: asyncio.Future[None] | None = None
         self._gateway: DeploymentHandle[Any] | None = None
 
@@ -44,16 +45,20 @@ class Cluster:
         """Start the cluster's processes; on the main thread, for they end with the thread that started them."""
         logging.getLogger("ray").setLevel(logging.ERROR)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(self._run_dir / "ray"),
-        )
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(self._run_dir / "ray"),
+            )
+        except Exception as error:
+            # Whatever it is, the operator can do nothing with Ray's trace.
+            raise DeploymentFailedError(f"Ray could not be started on this machine: {what_failed(str(error))}") from error
 
     async def deploy(self) -> None:
         """Start Serve and hand it the application; returns before that is ready."""
@@ -62,12 +67,15 @@ class Cluster:
 
     def _deploy(self) -> None:
         settings = self._settings
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        if settings.device == "cuda" and not resources.get("GPU"):
+            raise DeploymentFailedError("--device is cuda and Ray sees no GPU on this machine; use cpu or auto.")
         serve.start(
             http_options=HTTPOptions(host=settings.host, port=settings.http_port),
             grpc_options=gRPCOptions(port=settings.grpc_port, grpc_servicer_functions=GRPC_SERVICER_FUNCTIONS),
             logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
         )
-        target = serve.RunTarget(target=make_application(settings), name=_APPLICATION, route_prefix="/")
+        target = serve.RunTarget(target=make_application(settings, log_path=self._log_path), name=_APPLICATION, route_prefix="/")
         (self._gateway,) = serve.run_many([target], wait_for_applications_running=False)
 
     async def wait_ready(self) -> tuple[ModelCard, ...]:

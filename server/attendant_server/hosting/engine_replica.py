@@ -10,6 +10,7 @@ import ray
 from ray import serve
 
 from attendant_server.config import ModelSettings, Settings
+from attendant_server.hosting.log_pipe import open_log
 from attendant_server.link.server import LinkServer
 from attendant_server.logging import configure_logging
 
@@ -23,11 +24,11 @@ _CLOSE_GRACE_S = 0.5
 class EngineReplica:
     """One engine of one model. Serve counts it as running when ``record_replica_metadata`` has returned."""
 
-    def __init__(self, model: ModelSettings, settings: Settings, link_token: str) -> None:
+    def __init__(self, model: ModelSettings, settings: Settings, link_token: str, log_path: str | None = None) -> None:
         # Here, since whoever deploys imports this module too and has no use for torch.
         import torch
 
-        configure_logging(log_format=settings.log_format, level=settings.log_level)
+        configure_logging(log_format=settings.log_format, level=settings.log_level, stream=open_log(log_path))
         torch.set_num_threads(num_threads(ray.get_runtime_context().get_assigned_resources()))  # type: ignore[no-untyped-call]
         self._model = model
         self._settings = settings

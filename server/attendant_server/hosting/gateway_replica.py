@@ -23,6 +23,7 @@ from attendant_server.grpc_api.call import GrpcContext
 from attendant_server.grpc_api.health import HealthHandlers
 from attendant_server.grpc_api.servicer import InferenceHandlers
 from attendant_server.hosting.link_pool import LinkPool
+from attendant_server.hosting.log_pipe import open_log
 from attendant_server.hosting.one_request_id import OneRequestId
 from attendant_server.hosting.replica_directory import process_directory
 from attendant_server.http_api.app import create_app
@@ -35,8 +36,10 @@ _log = logging.getLogger(__name__)
 class GatewayReplica(InferenceHandlers, HealthHandlers):
     """One gateway of the application. ``engines`` has each model's deployment name and handle, in the order served."""
 
-    def __init__(self, settings: Settings, engines: Mapping[str, tuple[str, DeploymentHandle[Any]]], link_token: str) -> None:
-        configure_logging(log_format=settings.log_format, level=settings.log_level)
+    def __init__(
+        self, settings: Settings, engines: Mapping[str, tuple[str, DeploymentHandle[Any]]], link_token: str, log_path: str | None = None
+    ) -> None:
+        configure_logging(log_format=settings.log_format, level=settings.log_level, stream=open_log(log_path))
         self._settings = settings
         models = {model.name: ServedModel.load(model.name, model.path, max_queue=settings.max_queue) for model in settings.models}
         self._core = Gateway(models, api_keys=ApiKeys.load(settings.api_key_file), request_timeout_s=settings.request_timeout_s)

@@ -17,6 +17,7 @@ from attendant_server.config import Settings
 from attendant_server.hosting import ports, ray_environment
 from attendant_server.hosting.banner import ready_text
 from attendant_server.hosting.lifecycle import StopRequest
+from attendant_server.hosting.log_pipe import LogPipe
 from attendant_server.hosting.orphans import adopt_orphans, end_children
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def _run(settings: Settings, run_dir: Path) -> int:
     from attendant_server.hosting.cluster import Cluster, DeploymentFailedError
 
     del os.environ[_NO_ABORTS]
-    cluster = Cluster(settings, run_dir)
+    log = LogPipe(run_dir / "log")
+    cluster = Cluster(settings, run_dir, log_path=str(log.path))
     adopt_orphans()
     try:
         cluster.start()
@@ -65,6 +67,7 @@ def _run(settings: Settings, run_dir: Path) -> int:
     finally:
         cluster.stop()
         end_children(_LAST_PROCESS_TIMEOUT_S)
+        log.close()
     return 0
 
 

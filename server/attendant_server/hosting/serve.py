@@ -17,9 +17,10 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
-from attendant_server.config import Settings
+from attendant_server.config import ModelSettings, Settings
 from attendant_server.hosting.engine_replica import EngineReplica
 from attendant_server.hosting.gateway_replica import GatewayReplica
+from attendant_server.hosting.model_paths import resolve_model, resolve_models
 
 GATEWAY = "gateway"
 GRPC_SERVICER_FUNCTIONS = [
@@ -37,29 +38,39 @@ _STOP_MARGIN_S = 10.0
 
 
 def build_app(args: dict[str, Any]) -> Application:
-    """Return the application for ``args``. Raises pydantic's ``ValidationError`` for settings that are none."""
-    return make_application(Settings.model_validate(args))
+    """Return the application for ``args``; no models means the bundled ones, as on the command line.
+
+    Raises pydantic's ``ValidationError`` for settings that are none, and ``ModelPathError`` for a model that is not found.
+    """
+    settings = Settings.model_validate(args)
+    named = [(model.name, resolve_model(model.path).path) for model in settings.models]
+    found = named or [(model.name, model.path) for model in resolve_models([])]
+    models = tuple(ModelSettings(name=name, path=str(path)) for name, path in found)
+    return make_application(settings.model_copy(update={"models": models}))
 
 
-def make_application(settings: Settings) -> Application:
-    """Return the application for checked settings; must run where a Ray cluster is connected."""
+def make_application(settings: Settings, *, log_path: str | None = None) -> Application:
+    """Return the application for settings whose models are directories. ``log_path``: see ``log_pipe``, for one machine."""
     link_token = make_link_token()
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    node_cpus = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
-    num_cpus = cpus_per_engine(node_cpus, len(settings.models) * settings.replicas)
+    nodes = ray.nodes() if ray.is_initialized() else []  # type: ignore[no-untyped-call]
+    resources = engine_resources(
+        [node["Resources"] for node in nodes if node["Alive"]],
+        num_engines=len(settings.models) * settings.replicas,
+        device=settings.device,
+    )
     engines = {}
     for model in settings.models:
         name = engine_deployment_name(model.name)
         deployment = serve.deployment(
             name=name,
             num_replicas=settings.replicas,
-            ray_actor_options={"num_cpus": num_cpus, "num_gpus": 1 if settings.device == "cuda" else 0},
+            ray_actor_options=resources,
             request_router_config=RequestRouterConfig(request_router_class=_ROUTER),  # type: ignore[arg-type]
             **_lifecycle(settings),
         )(EngineReplica)
-        engines[model.name] = (name, deployment.bind(model, settings, link_token))
+        engines[model.name] = (name, deployment.bind(model, settings, link_token, log_path))
     gateway = serve.deployment(name=GATEWAY, ray_actor_options={"num_cpus": _GATEWAY_CPUS}, **_lifecycle(settings))
-    return gateway(serve.ingress()(GatewayReplica)).bind(settings, engines, link_token)
+    return gateway(serve.ingress()(GatewayReplica)).bind(settings, engines, link_token, log_path)
 
 
 def _lifecycle(settings: Settings) -> dict[str, Any]:
@@ -80,16 +91,24 @@ def engine_deployment_name(model: str) -> str:
     return f"engine-{slug}" if slug == model else f"engine-{slug}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
 
-def cpus_per_engine(node_cpus: list[float], num_engines: int) -> float:
-    """Return the CPUs that each engine replica is to reserve: an even share, in steps of 0.01, that fits on every node.
+def engine_resources(nodes: list[dict[str, float]], *, num_engines: int, device: str) -> dict[str, float]:
+    """Return the CPUs and GPUs that each engine replica is to reserve on ``nodes`` (Ray's resources of each).
 
-    Less than one where the machine is small, so that every replica finds a place. A replica uses as many threads.
+    An even share in steps of 0.01, never more than a node has; less than one where there is little, so that every
+    replica finds a place. One CPU, and for ``cuda`` one GPU, where nothing is known of the nodes yet.
     """
-    useful = [cpus for cpus in node_cpus if cpus > 0]
-    if not useful:
-        return 1.0
-    share = (sum(useful) - _GATEWAY_CPUS) / max(1, num_engines)
-    return max(0.01, int(100 * min(share, min(useful) - _GATEWAY_CPUS)) / 100)
+    cpus = [node["CPU"] for node in nodes if node.get("CPU", 0) > 0]
+    gpus = [node["GPU"] for node in nodes if node.get("GPU", 0) > 0]
+    num_cpus = _share([count - _GATEWAY_CPUS for count in cpus], num_engines) if cpus else 1.0
+    if device == "cpu" or (device == "auto" and not gpus):
+        return {"num_cpus": num_cpus}
+    # Ray gives more than one GPU in whole ones only, and one is all that an engine uses.
+    return {"num_cpus": num_cpus, "num_gpus": min(1.0, _share(gpus, num_engines)) if gpus else 1.0}
+
+
+def _share(counts: list[float], num_engines: int) -> float:
+    """Return an even share of what all nodes have, at most what the smallest has."""
+    return max(0.01, int(100 * min(sum(counts) / max(1, num_engines), *counts)) / 100)
 
 
 def make_link_token() -> str:

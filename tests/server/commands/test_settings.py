@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from attendant_server.commands import serve
-from attendant_server.commands.model_paths import ModelPathError
 from attendant_server.commands.settings_sources import SettingsError, collect_settings
 from attendant_server.config import Settings
+from attendant_server.hosting.model_paths import ModelPathError
 
 
 def _collect(tmp_path: Path, *, flags: dict[str, Any] | None = None, environment: dict[str, str] | None = None, yaml: str = "") -> Settings:

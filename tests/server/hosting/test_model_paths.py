@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from attendant_server.commands import model_paths
-from attendant_server.commands.model_paths import ModelPathError, bundled_models, resolve_model, resolve_models
+from attendant_server.hosting import model_paths
+from attendant_server.hosting.model_paths import ModelPathError, bundled_models, resolve_model, resolve_models
 
 
 @pytest.fixture

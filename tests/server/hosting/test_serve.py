@@ -1,0 +1,93 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+from ray.serve.schema import ServeDeploySchema
+
+from attendant_server.hosting import serve
+from attendant_server.hosting.engine_replica import num_threads
+from attendant_server.hosting.model_paths import ModelPathError
+
+_STORIES = {"name": "stories", "path": "stories260k"}
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("stories260k", "engine-stories260k"), ("all-MiniLM-L6-v2", "engine-all-MiniLM-L6-v2")],
+)
+def test_an_engines_deployment_is_called_after_its_model(model: str, name: str) -> None:
+    assert serve.engine_deployment_name(model) == name
+
+
+def test_models_whose_names_need_cleaning_get_different_deployments_with_plain_names() -> None:
+    names = {serve.engine_deployment_name(model) for model in ("org/model", "org-model", "org model", "org#model")}
+    assert len(names) == 4
+    assert all(re.fullmatch(r"engine-[A-Za-z0-9_.-]+", name) for name in names)
+
+
+@pytest.mark.parametrize("num_cpus", [1, 2, 4, 64])
+@pytest.mark.parametrize("num_engines", [1, 2, 3, 7, 50])
+def test_every_engine_and_the_gateway_find_a_place_on_one_machine(num_cpus: int, num_engines: int) -> None:
+    share = serve.engine_resources([{"CPU": num_cpus}], num_engines=num_engines, device="auto")["num_cpus"]
+    assert share * num_engines + 0.1 <= num_cpus
+    assert share + 0.01 >= (num_cpus - 0.1) / num_engines
+
+
+def test_an_engine_never_reserves_more_than_the_smallest_node_has() -> None:
+    nodes = [{"CPU": 0.0}, {"CPU": 4.0}, {"CPU": 16.0}]
+    assert serve.engine_resources(nodes, num_engines=1, device="cpu") == {"num_cpus": 3.9}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "num_engines", "device", "num_gpus"),
+    [(0, 1, "auto", None), (0, 1, "cuda", 1.0), (1, 1, "auto", 1.0), (1, 3, "cuda", 0.33), (8, 2, "auto", 1.0), (8, 2, "cpu", None)],
+)
+def test_engines_share_the_gpus_that_there_are_unless_told_to_use_the_cpu(
+    gpus: int, num_engines: int, device: str, num_gpus: float | None
+) -> None:
+    nodes: list[dict[str, float]] = [{"CPU": 8, "GPU": gpus}]
+    assert serve.engine_resources(nodes, num_engines=num_engines, device=device).get("num_gpus") == num_gpus
+
+
+@pytest.mark.parametrize(("resources", "threads"), [({"CPU": 0.3}, 1), ({"CPU": 0.95}, 1), ({"CPU": 1.9}, 2), ({"CPU": 16.0}, 16), ({}, 1)])
+def test_a_replica_computes_with_as_many_threads_as_cpus_it_reserved(resources: dict[str, float], threads: int) -> None:
+    assert num_threads(resources) == threads
+
+
+def test_the_links_token_comes_from_the_clusters_own_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "cluster secret")
+    first = serve.make_link_token()
+    assert first == serve.make_link_token()
+    assert "cluster secret" not in first
+    (tmp_path / "token").write_text("cluster secret\n")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert serve.make_link_token() == first
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    assert serve.make_link_token() != serve.make_link_token()
+
+
+@pytest.mark.parametrize("args", [{}, {"models": [_STORIES], "replicas": 2, "kv_cache_memory": "1GiB"}])
+def test_the_builder_takes_the_settings_of_the_command_line(args: dict[str, Any]) -> None:
+    assert serve.build_app(args) is not None
+
+
+def test_the_builder_refuses_unknown_settings_and_models() -> None:
+    with pytest.raises(pydantic.ValidationError, match="replica_count"):
+        serve.build_app({"replica_count": 2})
+    with pytest.raises(ModelPathError, match="stories260k"):
+        serve.build_app({"models": [{"name": "a", "path": "stories260"}]})
+
+
+def test_serves_own_schema_takes_our_grpc_services_and_builder() -> None:
+    schema = ServeDeploySchema.model_validate(
+        {
+            "grpc_options": {"port": 9000, "grpc_servicer_functions": serve.GRPC_SERVICER_FUNCTIONS},
+            "applications": [
+                {"name": "attendant", "import_path": "attendant_server.hosting.serve:build_app", "args": {"models": [_STORIES]}}
+            ],
+        }
+    )
+    assert [application.name for application in schema.applications] == ["attendant"]
