@@ -41,7 +41,8 @@ async def test_a_second_server_lives_and_ends_without_disturbing_the_first(ray_s
     assert any("haproxy" in command for command in processes.values())
     await check_drain(second_server, signal.SIGTERM)
     assert second_server.wait_exit(60) == 0
-    assert "Traceback" not in second_server.stderr
+    assert second_server.stderr == ""
+    assert second_server.stdout.endswith(second_server.pasted_lines[-1] + "\n")
     assert [command for pid, command in processes.items() if is_alive(pid)] == []
     async with open_callers(ray_server) as callers:
         for caller in callers.values():

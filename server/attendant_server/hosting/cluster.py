@@ -6,6 +6,8 @@ Imports Ray, hence only after ``ray_environment`` was applied.
 import asyncio
 import logging
 import re
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,9 @@ class Cluster:
         if self._deployment is not None:
             # A deployment that was asked to stop half-way must be whole before it can be ended.
             await asyncio.wait((self._deployment,))
-            await serve.shutdown_async()  # type: ignore[no-untyped-call]
+            # Ray reports the end of Serve's controller, which ends itself, as a failed task.
+            with redirect_stdout(StringIO()):
+                await serve.shutdown_async()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         """End every process of the cluster, at once."""

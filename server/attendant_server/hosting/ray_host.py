@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,8 +61,10 @@ def _run(settings: Settings, run_dir: Path) -> int:
     cluster = Cluster(settings, run_dir, log_path=str(log.path))
     adopt_orphans()
     try:
-        cluster.start()
-        asyncio.run(_serve(cluster, settings))
+        # Ray prints what it has to report on standard output, which is for what was asked for.
+        with redirect_stdout(sys.stderr):
+            cluster.start()
+            asyncio.run(_serve(cluster, settings))
     except DeploymentFailedError as error:
         return _fail(str(error))
     finally:
@@ -90,7 +93,7 @@ async def _start(cluster: "Cluster", settings: Settings) -> None:
     cards = await cluster.wait_ready()
     asks_keys = settings.api_key_file is not None
     text = ready_text(cards, host=settings.host, http_port=settings.http_port, grpc_port=settings.grpc_port, asks_keys=asks_keys)
-    print(text, flush=True)  # noqa: T201 - the command's output
+    print(text, file=sys.__stdout__, flush=True)
 
 
 def _for_this_machine(settings: Settings) -> Settings:
