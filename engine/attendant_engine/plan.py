@@ -14,6 +14,7 @@ import torch
 from attendant_engine.attention.registry import resolve_backend_name
 from attendant_engine.config import EngineConfig, ModelConfig
 from attendant_engine.errors import InvalidRequestError
+from attendant_engine.layers.packing import can_pack
 from attendant_engine.machine import available_memory_bytes
 from attendant_engine.weights.checkpoint import read_model_config, read_tensor_headers
 
@@ -32,6 +33,7 @@ class Plan:
 
     ``config`` has nothing left to resolve. ``available_bytes`` is what the weights leave of the device's free memory.
     ``num_blocks`` is 0 for a model that keeps no keys and values.
+    ``packed_head_bytes`` is the tied head's own copy of the token embeddings, laid out for products.
     """
 
     model: ModelConfig
@@ -42,6 +44,7 @@ class Plan:
     weight_bytes: int
     available_bytes: int
     num_blocks: int
+    packed_head_bytes: int = 0
 
     @property
     def bytes_per_token(self) -> int:
@@ -75,8 +78,10 @@ def plan_model(path: Path, config: EngineConfig) -> Plan:
     resolved = resolve(model, config)
     num_elements = sum(math.prod(shape) for _, shape in read_tensor_headers(path).values())
     weight_bytes = num_elements * torch_dtype(resolved).itemsize
+    head_bytes = _packed_head_bytes(model, resolved)
     free_bytes = available_memory_bytes(torch.device(resolved.device))
-    return plan_memory(model, resolved, weight_bytes=weight_bytes, available_bytes=max(0, free_bytes - weight_bytes))
+    available_bytes = max(0, free_bytes - weight_bytes - head_bytes)
+    return replace(plan_memory(model, resolved, weight_bytes=weight_bytes, available_bytes=available_bytes), packed_head_bytes=head_bytes)
 
 
 def torch_dtype(config: EngineConfig) -> torch.dtype:
@@ -149,6 +154,7 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
         ),
         ("runs on", f"{config.device}, {config.dtype}, attention {config.attention_backend}"),
         ("weights", _bytes(plan.weight_bytes)),
+        *_packed_head_lines(plan),
         ("left by weights", _bytes(plan.available_bytes)),
         ("longest sequence", f"{plan.max_model_len:,} tokens"),
         ("one step", f"at most {plan.max_num_seqs:,} sequences and {plan.max_batch_tokens:,} tokens"),
@@ -169,6 +175,25 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
             "holds",
             f"{plan.num_cache_tokens:,} tokens = {plan.num_cache_tokens / plan.max_model_len:,.1f} sequences of {plan.max_model_len:,}",
         ),
+    ]
+
+
+def _packed_head_bytes(model: ModelConfig, config: EngineConfig) -> int:
+    dtype = torch_dtype(config)
+    if model.head != "language_model" or not model.tie_word_embeddings or not can_pack(dtype, torch.device(config.device)):
+        return 0
+    return model.vocab_size * model.hidden_size * dtype.itemsize
+
+
+def _packed_head_lines(plan: Plan) -> list[tuple[str, str]]:
+    if plan.packed_head_bytes == 0:
+        return []
+    model = plan.model
+    return [
+        (
+            "packed head",
+            f"{model.vocab_size:,} tokens x {model.hidden_size} elements x {plan.dtype.itemsize} B = {_bytes(plan.packed_head_bytes)}",
+        )
     ]
 
 

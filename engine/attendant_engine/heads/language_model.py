@@ -5,6 +5,7 @@ from torch import nn
 
 from attendant_engine.layers.embeddings import Embedding
 from attendant_engine.layers.linear import Linear
+from attendant_engine.layers.packing import Product, pack
 
 
 class LanguageModel(nn.Module):
@@ -21,11 +22,18 @@ class LanguageModel(nn.Module):
 
 
 class TiedLanguageModel:
-    """Shares the trunk's token embeddings (Press and Wolf 2017), so it has no weights of its own."""
+    """Shares the trunk's token embeddings (Press and Wolf 2017), so it has no parameters of its own."""
 
     def __init__(self, token_embedding: Embedding) -> None:
         self._token_embedding = token_embedding
+        self._product: Product | None = None
+
+    def pack(self) -> None:
+        """Copy the embeddings into the fastest layout for a product; looking rows up still takes the original."""
+        self._product = pack(self._token_embedding.weight)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[N, E]`` to raw logits ``[N, V]`` float32."""
-        return nn.functional.linear(hidden, self._token_embedding.weight).float()
+        if self._product is None:
+            return nn.functional.linear(hidden, self._token_embedding.weight).float()
+        return self._product(hidden, None).float()

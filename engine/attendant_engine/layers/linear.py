@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from attendant_engine.layers.packing import Product, pack
+
 
 class Linear(nn.Module):
     """y = x W^T + b, with uninitialised ``weight`` ``[out, in]`` and ``bias`` ``[out]`` for a loader to fill."""
@@ -14,10 +16,16 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+        self._product: Product | None = None
+
+    def pack(self) -> None:
+        """Hold the filled weight the fastest way there is and let go of ``weight``; inputs are then ``[N, in]``."""
+        self._product = pack(self.weight)
+        self.register_parameter("weight", None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``[*, out]``."""
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias) if self._product is None else self._product(x, self.bias)
 
 
 class Conv1D(Linear):

@@ -61,19 +61,23 @@ def load_model(path: Path, *, dtype: torch.dtype, device: torch.device, attentio
     for module in built.modules_with_weights:
         module.to(device).eval()
     weights = [parameter for module in built.modules_with_weights for parameter in module.parameters()]
+    num_parameters = sum(weight.numel() for weight in weights)
+    weight_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
+    del weights  # packing lets go of each as it is copied
+    built.pack()
     return LoadedModel(
         config=config,
         trunk=built.trunk,
         dtype=dtype,
         device=device,
         digest=digest(weight_files(path)),
-        num_parameters=sum(weight.numel() for weight in weights),
+        num_parameters=num_parameters,
         lm_head=built.lm_head,
         pooling_head=built.pooling_head,
         classification_head=built.classification_head,
         load_stats=LoadStats(
             phase_s={"config": configured_s - started_s, "weights": time.perf_counter() - configured_s},
-            weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
+            weight_bytes=weight_bytes,
         ),
     )
 

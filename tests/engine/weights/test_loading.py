@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from attendant_engine.errors import CheckpointError
+from attendant_engine.layers.linear import Linear
 from attendant_engine.models.llama import Llama
 from attendant_engine.weights.checkpoint import read_model_config, read_tensor_headers, tensor_bytes
 from attendant_engine.weights.loader import load_model
@@ -20,7 +21,15 @@ CPU = torch.device("cpu")
 def weights_of(directory: Path) -> dict[str, torch.Tensor]:
     model = load_model(directory, dtype=torch.float32, device=CPU, attention_backend="torch")
     assert isinstance(model.trunk, Llama)
-    return dict(model.trunk.named_parameters())
+    linears = {f"{name}.weight": module for name, module in model.trunk.named_modules() if isinstance(module, Linear)}
+    return dict(model.trunk.named_parameters()) | {name: unpacked(linear, SHAPES[f"model.{name}"][1]) for name, linear in linears.items()}
+
+
+def unpacked(linear: Linear, in_features: int) -> torch.Tensor:
+    """Read a packed weight back through its product: a row of the identity picks a column, exactly."""
+    with torch.inference_mode():
+        columns: torch.Tensor = linear(torch.eye(in_features))
+    return columns.t()
 
 
 def test_weights_are_those_of_the_file_and_survive_it(tmp_path: Path) -> None:
