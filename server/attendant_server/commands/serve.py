@@ -49,6 +49,7 @@ def serve(
     a flag wins over the variable, the variable over the file.
     """
     from attendant_server.commands.settings_sources import SettingsError, collect_settings
+    from attendant_server.hosting.compute_threads import apply_wait_policy
     from attendant_server.hosting.model_paths import ModelPathError
 
     flags: dict[str, Any] = {
@@ -76,6 +77,7 @@ def serve(
         settings = collect_settings(flags, environment=os.environ, file=config, models=models or [])
     except (SettingsError, ModelPathError) as error:
         fail(str(error), WRONG_CALL)
+    apply_wait_policy(os.environ)
     # Each host is imported alone: serving in one process needs no Ray, and Ray reads its environment when imported.
     if settings.local:
         from attendant_server.hosting.local import run_local
