@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from attendant_server.auth import ApiKeyFileError, ApiKeys
 from attendant_server.config import Settings
 from attendant_server.hosting import ports, ray_environment
-from attendant_server.hosting.compute_threads import wait_policy
 from attendant_server.hosting.banner import ready_text
+from attendant_server.hosting.compute_threads import wait_policy
 from attendant_server.hosting.lifecycle import StopRequest
 from attendant_server.hosting.log_pipe import LogPipe
 from attendant_server.hosting.orphans import adopt_orphans, end_children
