@@ -10,6 +10,7 @@ import ray
 from ray import serve
 
 from attendant_server.config import ModelSettings, Settings
+from attendant_server.hosting.cpus import num_threads
 from attendant_server.hosting.log_pipe import open_log
 from attendant_server.link.server import LinkServer
 from attendant_server.logging import configure_logging
@@ -29,7 +30,8 @@ class EngineReplica:
         import torch
 
         configure_logging(log_format=settings.log_format, level=settings.log_level, stream=open_log(log_path))
-        torch.set_num_threads(num_threads(ray.get_runtime_context().get_assigned_resources()))  # type: ignore[no-untyped-call]
+        resources: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+        torch.set_num_threads(num_threads(resources.get("CPU", 1.0)))
         self._model = model
         self._settings = settings
         self._link_token = link_token
@@ -67,8 +69,3 @@ class EngineReplica:
         if self._server is not None:
             await self._server.stop(_CLOSE_GRACE_S)
         await self._engine.close()
-
-
-def num_threads(resources: dict[str, float]) -> int:
-    """Return how many threads a replica with these reserved resources computes with."""
-    return max(1, round(resources.get("CPU", 1.0)))

@@ -7,6 +7,7 @@ import asyncio
 import sys
 from contextlib import suppress
 
+import torch
 import uvloop
 
 from attendant_engine.errors import EngineError
@@ -16,6 +17,7 @@ from attendant_server.gateway.gateway import Gateway
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.grpc_api.services import build_server
 from attendant_server.hosting.banner import ready_text
+from attendant_server.hosting.cpus import available_cpus, threads_per_engine
 from attendant_server.hosting.engine_settings import make_local_link
 from attendant_server.hosting.lifecycle import StopRequest
 from attendant_server.hosting.listeners import GrpcListener, HttpListener
@@ -93,6 +95,8 @@ class LocalServer:
 
     async def start(self) -> None:
         """Answer on both ports at once; return when every model has loaded. Raises ``StartError`` when one cannot."""
+        # Before any engine's thread computes; OMP_NUM_THREADS may say less.
+        torch.set_num_threads(min(torch.get_num_threads(), threads_per_engine(available_cpus(), max(1, len(self._links)))))
         for link in self._links:
             link.start()
         self._http.start()

@@ -18,6 +18,7 @@ from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from attendant_server.config import ModelSettings, Settings
+from attendant_server.hosting.cpus import server_cpus
 from attendant_server.hosting.engine_replica import EngineReplica
 from attendant_server.hosting.gateway_replica import GatewayReplica
 from attendant_server.hosting.model_paths import resolve_model, resolve_models
@@ -30,7 +31,6 @@ GRPC_SERVICER_FUNCTIONS = [
 """How Serve is told of our gRPC services; with our deserialisers, which the generated functions do not have."""
 
 _ROUTER = "attendant_server.hosting.replica_watch:ReplicaWatch"
-_GATEWAY_CPUS = 0.1
 _MANY_REQUESTS = 1_000_000
 """Serve's own admission is out of the way: the gateway's permits decide, with an answer that says why."""
 _STOP_MARGIN_S = 10.0
@@ -53,8 +53,9 @@ def make_application(settings: Settings, *, log_path: str | None = None) -> Appl
     """Return the application for settings whose models are directories. ``log_path``: see ``log_pipe``, for one machine."""
     link_token = make_link_token()
     nodes = ray.nodes() if ray.is_initialized() else []  # type: ignore[no-untyped-call]
+    available = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
     resources = engine_resources(
-        [node["Resources"] for node in nodes if node["Alive"]],
+        available,
         num_engines=len(settings.models) * settings.replicas,
         device=settings.device,
     )
@@ -69,7 +70,7 @@ def make_application(settings: Settings, *, log_path: str | None = None) -> Appl
             **_lifecycle(settings),
         )(EngineReplica)
         engines[model.name] = (name, deployment.bind(model, settings, link_token, log_path))
-    gateway = serve.deployment(name=GATEWAY, ray_actor_options={"num_cpus": _GATEWAY_CPUS}, **_lifecycle(settings))
+    gateway = serve.deployment(name=GATEWAY, ray_actor_options={"num_cpus": gateway_cpus(available)}, **_lifecycle(settings))
     return gateway(serve.ingress()(GatewayReplica)).bind(settings, engines, link_token, log_path)
 
 
@@ -91,15 +92,20 @@ def engine_deployment_name(model: str) -> str:
     return f"engine-{slug}" if slug == model else f"engine-{slug}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
 
-def engine_resources(nodes: list[dict[str, float]], *, num_engines: int, device: str) -> dict[str, float]:
-    """Return the CPUs and GPUs that each engine replica is to reserve on ``nodes`` (Ray's resources of each).
+def gateway_cpus(nodes: list[dict[str, float]]) -> float:
+    """Return the CPUs that the gateway is to reserve on ``nodes`` (Ray's resources of each)."""
+    return server_cpus(min((node["CPU"] for node in nodes), default=1.0))
 
-    An even share in steps of 0.01, never more than a node has; less than one where there is little, so that every
-    replica finds a place. One CPU, and for ``cuda`` one GPU, where nothing is known of the nodes yet.
+
+def engine_resources(nodes: list[dict[str, float]], *, num_engines: int, device: str) -> dict[str, float]:
+    """Return the CPUs and GPUs that each engine replica is to reserve on ``nodes``.
+
+    An even share in steps of 0.01, never more than a node has beside a gateway; less than one where there is little, so
+    that every replica finds a place. One CPU, and for ``cuda`` one GPU, where nothing is known of the nodes yet.
     """
-    cpus = [node["CPU"] for node in nodes if node.get("CPU", 0) > 0]
     gpus = [node["GPU"] for node in nodes if node.get("GPU", 0) > 0]
-    num_cpus = _share([count - _GATEWAY_CPUS for count in cpus], num_engines) if cpus else 1.0
+    for_engines = [node["CPU"] - gateway_cpus(nodes) for node in nodes]
+    num_cpus = _share(for_engines, num_engines) if for_engines else 1.0
     if device == "cpu" or (device == "auto" and not gpus):
         return {"num_cpus": num_cpus}
     # Ray gives more than one GPU in whole ones only, and one is all that an engine uses.

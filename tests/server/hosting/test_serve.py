@@ -7,7 +7,6 @@ import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from attendant_server.hosting import serve
-from attendant_server.hosting.engine_replica import num_threads
 from attendant_server.hosting.model_paths import ModelPathError
 
 _STORIES = {"name": "stories", "path": "stories260k"}
@@ -30,14 +29,22 @@ def test_models_whose_names_need_cleaning_get_different_deployments_with_plain_n
 @pytest.mark.parametrize("num_cpus", [1, 2, 4, 64])
 @pytest.mark.parametrize("num_engines", [1, 2, 3, 7, 50])
 def test_every_engine_and_the_gateway_find_a_place_on_one_machine(num_cpus: int, num_engines: int) -> None:
-    share = serve.engine_resources([{"CPU": num_cpus}], num_engines=num_engines, device="auto")["num_cpus"]
-    assert share * num_engines + 0.1 <= num_cpus
-    assert share + 0.01 >= (num_cpus - 0.1) / num_engines
+    nodes: list[dict[str, float]] = [{"CPU": num_cpus}]
+    for_gateway = serve.gateway_cpus(nodes)
+    share = serve.engine_resources(nodes, num_engines=num_engines, device="auto")["num_cpus"]
+    assert share * num_engines + for_gateway <= num_cpus
+    assert share + 0.01 >= (num_cpus - for_gateway) / num_engines
 
 
-def test_an_engine_never_reserves_more_than_the_smallest_node_has() -> None:
-    nodes = [{"CPU": 0.0}, {"CPU": 4.0}, {"CPU": 16.0}]
-    assert serve.engine_resources(nodes, num_engines=1, device="cpu") == {"num_cpus": 3.9}
+def test_an_engine_never_reserves_more_than_the_smallest_node_has_beside_a_gateway() -> None:
+    nodes: list[dict[str, float]] = [{"CPU": 4.0}, {"CPU": 16.0}]
+    assert serve.gateway_cpus(nodes) == 1.0
+    assert serve.engine_resources(nodes, num_engines=1, device="cpu") == {"num_cpus": 3.0}
+
+
+def test_with_no_node_known_yet_an_engine_reserves_one_cpu() -> None:
+    assert serve.engine_resources([], num_engines=3, device="auto") == {"num_cpus": 1.0}
+    assert 0 < serve.gateway_cpus([]) < 1
 
 
 @pytest.mark.parametrize(
@@ -49,11 +56,6 @@ def test_engines_share_the_gpus_that_there_are_unless_told_to_use_the_cpu(
 ) -> None:
     nodes: list[dict[str, float]] = [{"CPU": 8, "GPU": gpus}]
     assert serve.engine_resources(nodes, num_engines=num_engines, device=device).get("num_gpus") == num_gpus
-
-
-@pytest.mark.parametrize(("resources", "threads"), [({"CPU": 0.3}, 1), ({"CPU": 0.95}, 1), ({"CPU": 1.9}, 2), ({"CPU": 16.0}, 16), ({}, 1)])
-def test_a_replica_computes_with_as_many_threads_as_cpus_it_reserved(resources: dict[str, float], threads: int) -> None:
-    assert num_threads(resources) == threads
 
 
 def test_the_links_token_comes_from_the_clusters_own_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
