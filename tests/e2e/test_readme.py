@@ -98,7 +98,11 @@ def test_a_python_block_runs_as_pasted(server: ServerProcess, code: str) -> None
 def test_a_make_command_is_there_and_runs_what_it_says(command: str) -> None:
     path = "models/stories260k"
     arguments = shlex.split(command.replace("/path/to/checkpoint", path))[1:]
-    dry = subprocess.run(["make", "-n", *arguments], cwd=readme.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    # As a user's shell would: this test may itself run under ``make test``, whose flags and level are inherited otherwise.
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
+    dry = subprocess.run(
+        ["make", "-n", *arguments], cwd=readme.ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert dry.returncode == 0, dry.stderr
     lines = [line.strip() for line in dry.stdout.splitlines()]
     if arguments[0] == "serve":
