@@ -16,6 +16,8 @@ from tests.e2e.server_process import ServerProcess
 pytestmark = pytest.mark.xdist_group("readme")
 
 _MAKE = tuple(command for command in readme.shell_commands() if command.startswith("make "))
+_OF_AN_OUTER_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "MODEL")
+"""What ``make test`` hands to its commands, and a user's shell does not have."""
 _CLIENT = tuple(command for command in readme.shell_commands() if not command.startswith("make "))
 _PYTHON = tuple(block.text for block in readme.blocks() if block.language == "python")
 _STORY = "there was a little girl named"
@@ -98,8 +100,7 @@ def test_a_python_block_runs_as_pasted(server: ServerProcess, code: str) -> None
 def test_a_make_command_is_there_and_runs_what_it_says(command: str) -> None:
     path = "models/stories260k"
     arguments = shlex.split(command.replace("/path/to/checkpoint", path))[1:]
-    # As a user's shell would: this test may itself run under ``make test``, whose flags and level are inherited otherwise.
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_AN_OUTER_MAKE}
     dry = subprocess.run(
         ["make", "-n", *arguments], cwd=readme.ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
