@@ -51,5 +51,4 @@ class TestRayErrors(ErrorChecks):
 
 
 class TestRayCancellation(CancellationChecks):
-    # A replica's figures come to the gateway once a second, with the next heartbeat.
-    metrics_age_s = 1.5
+    pass

@@ -136,6 +136,7 @@ class _Session:
         self._wake = asyncio.Event()
         self._next_heartbeat_s = 0.0
         self._next_metrics_s = 0.0
+        self._told_idle = False
 
     def wake(self) -> None:
         """Look again whether there is something to send."""
@@ -212,8 +213,11 @@ class _Session:
     def _heartbeat(self) -> pb.Heartbeat:
         replica, load = self._replica, self._replica.load
         metrics_text = b""
-        if time.monotonic() >= self._next_metrics_s:
+        is_idle = load.num_running == load.num_waiting == 0
+        # That all work has ended is told at once, so that nobody who watches takes what is gone for still running.
+        if time.monotonic() >= self._next_metrics_s or (is_idle and not self._told_idle):
             self._next_metrics_s = time.monotonic() + METRICS_EVERY_S
+            self._told_idle = is_idle
             metrics_text = replica.metrics_text
         return pb.Heartbeat(
             step_counter=replica.step_counter,

@@ -68,6 +68,19 @@ async def test_heartbeats_bring_load_state_and_metrics() -> None:
             link.submit(_request("a"), lambda output: None)
 
 
+async def test_metrics_come_with_the_heartbeat_that_says_that_all_work_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attendant_server.link.server.METRICS_EVERY_S", 1000.0)  # not by the clock, after the first
+    replica = ServedFake()
+    replica.load_now = ReplicaLoad(num_running=1)
+    replica.metrics = b"# TYPE x gauge\nx 1\n"
+    async with served(replica) as (_, address), linked(address) as link:
+        await until(lambda: link.metrics_text != b"")
+        replica.metrics = b"# TYPE x gauge\nx 0\n"
+        replica.load_now = ReplicaLoad()
+        await until(lambda: link.load == ReplicaLoad())
+        assert link.metrics_text == replica.metrics
+
+
 async def test_a_loading_replica_says_so_and_introduces_itself_when_it_has_loaded() -> None:
     replica = ServedFake()
     replica.info = None

@@ -844,7 +844,7 @@ class Heartbeat(_message.Message):
     kv_cache_usage_ratio: _builtins.float
     """Share of cache blocks held, in [0, 1]."""
     metrics_text: _builtins.bytes
-    """The replica's metrics as Prometheus text, at most once a second; empty otherwise."""
+    """The replica's metrics as Prometheus text: once a second, and when the last work has ended; empty otherwise."""
     def __init__(
         self,
         *,
