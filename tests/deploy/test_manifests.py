@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from attendant_server.config import Settings
+from attendant_server.hosting.compute_threads import wait_policy
 from attendant_server.hosting.ray_environment import data_plane
 from tests.deploy.kustomize import Manifest, render
 
@@ -111,7 +112,7 @@ def test_overlays_change_the_arguments_of_the_application_and_nothing_else_of_se
 def test_every_ray_process_gets_the_data_plane_that_the_server_chooses_for_its_own_cluster(manifests: dict[str, Manifest]) -> None:
     for group in _groups(manifests):
         environment = {item["name"]: item["value"] for item in _container(group)["env"]}
-        assert data_plane().items() <= environment.items()
+        assert (data_plane() | wait_policy()).items() <= environment.items()
 
 
 def test_the_ports_that_serve_listens_on_have_the_names_that_kuberay_looks_for(manifests: dict[str, Manifest]) -> None:

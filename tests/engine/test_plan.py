@@ -10,6 +10,7 @@ import torch
 
 from attendant_engine.config import EngineConfig, ModelConfig
 from attendant_engine.errors import InvalidRequestError
+from attendant_engine.layers.packing import can_pack
 from attendant_engine.plan import Plan, describe_plan, plan_memory, plan_model, resolve
 from tests.engine.fakes import model_config
 
@@ -118,3 +119,18 @@ def test_the_weights_of_a_real_checkpoint_are_counted_from_its_headers() -> None
     assert stored - 20_000 < plan.weight_bytes < stored
     assert plan.max_model_len == json.loads((MODELS / "stories260k" / "config.json").read_text())["max_position_embeddings"]
     assert "llama decoder" in describe_plan(plan)
+
+
+def test_a_tied_head_on_a_cpu_counts_the_copy_of_the_embeddings_that_packing_makes() -> None:
+    path = MODELS / "stories260k"
+    config = json.loads((path / "config.json").read_text())
+    assert config["tie_word_embeddings"] and can_pack(torch.float32, torch.device("cpu"))
+    plan = plan_model(path, CPU)
+    assert plan.packed_head_bytes == config["vocab_size"] * config["hidden_size"] * 4
+    assert "packed head" in describe_plan(plan)
+
+
+def test_a_model_without_a_language_model_head_packs_no_copy() -> None:
+    plan = plan_model(MODELS / "tiny-encoder", CPU)
+    assert plan.packed_head_bytes == 0
+    assert "packed head" not in describe_plan(plan)

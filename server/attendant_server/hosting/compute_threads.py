@@ -1,4 +1,7 @@
-"""How the engine's compute threads wait for each other: a moment of spinning, then sleep. Set before torch is loaded.
+"""How the engine's compute threads wait for each other: a moment of spinning, then sleep.
+
+The command line sets this before torch is loaded, and the processes that Ray starts inherit it; a Kubernetes deployment
+sets the same.
 
 OpenMP's default is to spin for milliseconds. Where anything else wants the same cores (a gateway, a client, a
 neighbour), the spinners take its time and every product waits for the scheduler: on two cores with other work on them, a

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from attendant_server.hosting import ports
-from attendant_server.hosting.compute_threads import wait_policy
 
 _WINDOW = 64
 """Ports for the replicas' own servers behind HAProxy: more than gateway replicas ever share a node."""
@@ -26,7 +25,6 @@ def data_plane() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": str(_MAX_STREAMS_PER_CONNECTION),
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         "RAY_worker_niceness": "0",
-        **wait_policy(),
     }
 
 

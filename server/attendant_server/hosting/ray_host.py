@@ -17,7 +17,6 @@ from attendant_server.auth import ApiKeyFileError, ApiKeys
 from attendant_server.config import Settings
 from attendant_server.hosting import ports, ray_environment
 from attendant_server.hosting.banner import ready_text
-from attendant_server.hosting.compute_threads import wait_policy
 from attendant_server.hosting.lifecycle import StopRequest
 from attendant_server.hosting.log_pipe import LogPipe
 from attendant_server.hosting.orphans import adopt_orphans, end_children
@@ -51,9 +50,7 @@ def run_on_ray(settings: Settings) -> int:
 
 def _run(settings: Settings, run_dir: Path) -> int:
     avoid = (settings.http_port, settings.grpc_port)
-    threads_chosen = {name: os.environ[name] for name in wait_policy() if name in os.environ}
     os.environ.update(ray_environment.own_cluster(run_dir, drain_timeout_s=settings.drain_timeout_s, avoid_ports=avoid))
-    os.environ.update(threads_chosen)
     # For this process alone: without it Ray answers a SIGTERM during its start with an abort and a trace.
     os.environ[_NO_ABORTS] = "1"
     # Only now: Ray reads its environment at import.
