@@ -40,10 +40,6 @@ class BlockPool:
         """Say whether more than one sequence holds the block, so that none may write to it."""
         return self._ref_counts[block_id] > 1
 
-    def is_held(self, block_id: int) -> bool:
-        """Say whether any sequence holds the block."""
-        return self._ref_counts[block_id] > 0
-
     def allocate(self) -> int:
         """Hand a block of undefined contents to the caller, who then holds it alone; evict the stalest cached one if need be."""
         if self._free:
