@@ -72,7 +72,9 @@ class EngineConfig:
 
     ``max_batch_tokens`` bounds the packed tokens of one step (prefill chunks included), ``max_num_seqs`` the
     sequences of one step, ``max_queue`` the waiting requests beyond which new ones are refused.
-    ``block_size`` is P, positions a cache block.
+    ``block_size`` is P, positions a cache block. ``quantization`` packs float weights into fewer bits at load: int8 a
+    scale an output channel, int4 a scale a group of 32 inputs (native CPU kernels only).
+    ``speculation`` proposes tokens by an n-gram lookup in what the sequence already holds; the output is the same bits.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -85,3 +87,5 @@ class EngineConfig:
     block_size: int = 16
     max_queue: int = 1024
     enable_prefix_caching: bool = True
+    quantization: Literal["none", "int8", "int4"] = "none"
+    speculation: Literal["none", "ngram"] = "ngram"

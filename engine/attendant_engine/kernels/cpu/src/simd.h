@@ -1,0 +1,149 @@
+// A float vector of the instruction set being compiled for: the width and the few operations that the kernels share.
+//
+// Included by *.isa.cpp files only. A loop over `Vec` handles its tail with `load_tail` and `store_tail`, whose other
+// lanes are zero or untouched, by the same instructions as a full vector: so an element's value never depends on whether
+// it stands in a tail.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#ifndef ATTENDANT_ISA
+#error "compile *.isa.cpp with ATTENDANT_ISA"
+#endif
+
+namespace attendant::ATTENDANT_ISA {
+
+#ifdef __AVX512F__
+
+struct Vec {
+    __m512 v;
+};
+constexpr int kWidth = 16;
+
+inline Vec zero() { return {_mm512_setzero_ps()}; }
+inline Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
+inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+inline __mmask16 tail_mask(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+inline Vec load_tail(const float* p, int64_t count) { return {_mm512_maskz_loadu_ps(tail_mask(count), p)}; }
+inline void store_tail(float* p, Vec a, int64_t count) { _mm512_mask_storeu_ps(p, tail_mask(count), a.v); }
+inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
+// a * b + c, rounded once.
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+// a * 2^n for integral n.
+inline Vec scale_by_power(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+
+// bfloat16 from and to memory. Rounds to nearest, ties to even; subnormals and all else alike in every instruction set.
+inline Vec load_bf16(const uint16_t* p) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16))};
+}
+inline __m256i to_bf16(Vec a) {
+    const __m512i bits = _mm512_castps_si512(a.v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16));
+}
+inline void store_bf16(uint16_t* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(a)); }
+inline void store_bf16_tail(uint16_t* p, Vec a, int64_t count) { _mm256_mask_storeu_epi16(p, tail_mask(count), to_bf16(a)); }
+inline Vec load_bf16_tail(const uint16_t* p, int64_t count) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(tail_mask(count), p)), 16))};
+}
+
+#else
+
+struct Vec {
+    __m256 v;
+};
+constexpr int kWidth = 8;
+
+inline Vec zero() { return {_mm256_setzero_ps()}; }
+inline Vec broadcast(float x) { return {_mm256_set1_ps(x)}; }
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+inline __m256i tail_mask(int64_t count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline Vec load_tail(const float* p, int64_t count) { return {_mm256_maskload_ps(p, tail_mask(count))}; }
+inline void store_tail(float* p, Vec a, int64_t count) { _mm256_maskstore_ps(p, tail_mask(count), a.v); }
+inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Vec div(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec round(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+// In two steps, so that neither power overflows for any n that `exp` meets.
+inline Vec scale_by_power(Vec a, Vec n) {
+    const __m256i whole = _mm256_cvtps_epi32(n.v), half = _mm256_srai_epi32(whole, 1), rest = _mm256_sub_epi32(whole, half);
+    const __m256i bias = _mm256_set1_epi32(127);
+    const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
+    const __m256 second = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
+    return {_mm256_mul_ps(_mm256_mul_ps(a.v, first), second)};
+}
+
+inline Vec load_bf16(const uint16_t* p) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16))};
+}
+inline __m128i to_bf16(Vec a) {
+    const __m256i bits = _mm256_castps_si256(a.v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i high = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+}
+inline void store_bf16(uint16_t* p, Vec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bf16(a)); }
+inline void store_bf16_tail(uint16_t* p, Vec a, int64_t count) {
+    alignas(16) uint16_t lanes[kWidth];
+    _mm_store_si128(reinterpret_cast<__m128i*>(lanes), to_bf16(a));
+    for (int64_t lane = 0; lane < count; lane++) p[lane] = lanes[lane];
+}
+inline Vec load_bf16_tail(const uint16_t* p, int64_t count) {
+    alignas(16) uint16_t lanes[kWidth] = {};
+    for (int64_t lane = 0; lane < count; lane++) lanes[lane] = p[lane];
+    return load_bf16(lanes);
+}
+
+#endif
+
+// Lane by lane in one fixed tree.
+inline float sum(Vec a) {
+    alignas(64) float lanes[kWidth];
+    store(lanes, a);
+    for (int half = kWidth / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
+    return lanes[0];
+}
+inline float largest(Vec a) {
+    alignas(64) float lanes[kWidth];
+    store(lanes, a);
+    for (int half = kWidth / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++) lanes[lane] = lanes[lane] > lanes[lane + half] ? lanes[lane] : lanes[lane + half];
+    return lanes[0];
+}
+
+// e^x within 2 ulp for x in [-87, 88], 0 below, exactly 1 at 0: Cody-Waite reduction and a polynomial of degree 6 (Cephes).
+inline Vec exp(Vec x) {
+    const Vec clamped = min(max(x, broadcast(-104.0f)), broadcast(88.7f));
+    const Vec n = round(mul(clamped, broadcast(1.44269504088896341f)));
+    Vec r = fma(n, broadcast(-0.693359375f), clamped);
+    r = fma(n, broadcast(2.12194440e-4f), r);
+    Vec p = broadcast(1.9875691500e-4f);
+    p = fma(p, r, broadcast(1.3981999507e-3f));
+    p = fma(p, r, broadcast(8.3334519073e-3f));
+    p = fma(p, r, broadcast(4.1665795894e-2f));
+    p = fma(p, r, broadcast(1.6666665459e-1f));
+    p = fma(p, r, broadcast(5.0000001201e-1f));
+    p = fma(p, mul(r, r), r);
+    return scale_by_power(add(p, broadcast(1.0f)), n);
+}
+
+}  // namespace attendant::ATTENDANT_ISA

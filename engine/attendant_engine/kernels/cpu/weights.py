@@ -1,0 +1,62 @@
+"""A linear layer's weight in the kernels' own layout, packed once; see ``src/weight.h``."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+
+from attendant_engine.kernels.cpu.calls import Format, WeightFormat, WeightPart
+from attendant_engine.kernels.cpu.library import KernelLibrary
+
+_SOURCE_FORMATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16}
+
+
+class PackedWeight:
+    """Owns one packed weight; ``handle`` is its address for the calls.
+
+    ``parts`` are (weight ``[n_i, K]``, bias ``[n_i]`` or None), which come to lie one below the other; a gated weight has
+    two of the same shape, gate and up. Sources are float32 or bfloat16 and are not needed afterwards.
+    """
+
+    def __init__(
+        self,
+        library: KernelLibrary,
+        weight_format: WeightFormat,
+        parts: Sequence[tuple[torch.Tensor, torch.Tensor | None]],
+        *,
+        is_gated: bool = False,
+    ) -> None:
+        weights = [weight.contiguous() for weight, _ in parts]
+        biases = [None if bias is None else bias.float().contiguous() for _, bias in parts]
+        source_format = _SOURCE_FORMATS[weights[0].dtype]
+        self.num_inputs = weights[0].shape[1]
+        self.num_outputs = weights[0].shape[0] if is_gated else sum(weight.shape[0] for weight in weights)
+        self.weight_format = weight_format
+        self._library = library
+        array = (WeightPart * len(weights))(
+            *(
+                WeightPart(weight.data_ptr(), None if bias is None else bias.data_ptr(), weight.shape[0])
+                for weight, bias in zip(weights, biases, strict=True)
+            )
+        )
+        handle = library.c.attendant_pack_weight(
+            weight_format, source_format, ctypes.addressof(array), len(weights), self.num_inputs, is_gated
+        )
+        if not handle:
+            raise MemoryError("There is no memory left for a packed weight.")
+        self.handle: int = handle
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes, scales and biases included."""
+        return int(self._library.c.attendant_weight_bytes(self.handle))
+
+    def unpack_row(self, row: int) -> torch.Tensor:
+        """Return one row of the weight as held, ``[K]`` float32."""
+        out = torch.empty(self.num_inputs)
+        self._library.c.attendant_unpack_row(self.handle, row, out.data_ptr())
+        return out
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self._library.c.attendant_free_weight(self.handle)
