@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from attendant_engine.errors import CheckpointError
@@ -23,6 +24,15 @@ _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 TensorHeaders = dict[str, tuple[str, tuple[int, ...]]]
 """Tensor name to (safetensors dtype, shape)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as it lies in its file: safetensors dtype, shape, and the position of its first byte."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:
@@ -70,6 +80,11 @@ def read_headers(directory: Path) -> TensorHeaders:
 
 
 def read_header(path: Path) -> TensorHeaders:
+    """Return dtype and shape of every tensor in one file; see ``read_layout``."""
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in read_layout(path).items()}
+
+
+def read_layout(path: Path) -> dict[str, StoredTensor]:
     """Parse and check one file's header: entries, sizes and offsets must account for every byte of the file."""
     try:
         file_bytes = path.stat().st_size
@@ -82,21 +97,22 @@ def read_header(path: Path) -> TensorHeaders:
         raise CheckpointError(f"{path.name} cannot be read ({error.strerror}).") from None
     try:
         entries = json.loads(raw)
-        headers, data_bytes = _parse_entries(path.name, entries)
+        tensors, data_bytes = _parse_entries(path.name, entries, start=8 + header_bytes)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise CheckpointError(f"{path.name} has a damaged header; download it again.") from None
     if data_bytes != file_bytes - 8 - header_bytes:
         raise CheckpointError(f"{path.name} should have {8 + header_bytes + data_bytes} bytes and has {file_bytes}; download it again.")
-    return headers
+    return tensors
 
 
 def digest(paths: tuple[Path, ...]) -> str:
     """Return the sha256, in hexadecimal, over the contents of the files one after another."""
     total = hashlib.sha256()
+    buffer = memoryview(bytearray(1 << 18))
     for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                total.update(chunk)
+        with path.open("rb", buffering=0) as file:
+            while num_bytes := file.readinto(buffer):
+                total.update(buffer[:num_bytes])
     return total.hexdigest()
 
 
@@ -117,8 +133,9 @@ def _is_in_hub_cache(directory: Path, path: Path) -> bool:
     return target.is_relative_to(home) or (home.parent.name == "snapshots" and target.parent == home.parent.parent / "blobs")
 
 
-def _parse_entries(file_name: str, entries: Mapping[str, Mapping[str, object]]) -> tuple[TensorHeaders, int]:
-    headers: TensorHeaders = {}
+def _parse_entries(file_name: str, entries: Mapping[str, Mapping[str, object]], *, start: int) -> tuple[dict[str, StoredTensor], int]:
+    """Return the tensors and how many bytes of data they have; data begin at byte ``start`` of the file."""
+    tensors: dict[str, StoredTensor] = {}
     spans: list[tuple[int, int]] = []
     for name, entry in entries.items():
         if name == "__metadata__":
@@ -131,11 +148,11 @@ def _parse_entries(file_name: str, entries: Mapping[str, Mapping[str, object]]) 
         first, last = (int(offset) for offset in offsets)
         if last - first != math.prod(shape) * BYTES_BY_DTYPE[dtype]:
             raise ValueError(name)
-        headers[name] = (dtype, tuple(shape))
+        tensors[name] = StoredTensor(dtype, tuple(shape), start + first)
         spans.append((first, last))
     end = 0
     for first, last in sorted(spans):
         if first != end:
             raise ValueError("gap or overlap")
         end = last
-    return headers, end
+    return tensors, end

@@ -1,0 +1,104 @@
+"""Reads stored tensors by position, a few megabytes at a time, into memory that goes back to the system when it is let go.
+
+Nothing is memory-mapped: the pages of a mapped file count as this process's own for as long as the map lives. Knows
+neither models nor which tensors there should be.
+"""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from attendant_engine.errors import CheckpointError
+from attendant_engine.weights.safetensors_files import StoredTensor, read_layout
+
+READABLE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Element types that a weight may be stored in."""
+
+_CHUNK_BYTES = 8 << 20
+_OWN_MAP_BYTES = 256 << 10
+
+
+def new_tensor(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return an uninitialised tensor; a large one on the host is a mapping of its own, which its end unmaps.
+
+    malloc keeps what lies between other allocations, and from the first free on takes up to 32 MiB from its heap.
+    """
+    num_bytes = torch.Size(shape).numel() * dtype.itemsize
+    if device.type != "cpu" or num_bytes < _OWN_MAP_BYTES:
+        return torch.empty(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
+class TensorReader:
+    """The open weight files of a checkpoint. Raises ``CheckpointError`` for a file that is damaged or cannot be read."""
+
+    def __init__(self, files: tuple[Path, ...]) -> None:
+        self._places: dict[str, tuple[str, int, StoredTensor]] = {}
+        self._open_files = ExitStack()
+        try:
+            for path in files:
+                try:
+                    file = self._open_files.enter_context(path.open("rb", buffering=0))
+                except OSError:
+                    raise _unreadable(path.name) from None
+                for name, tensor in read_layout(path).items():
+                    self._places[name] = (path.name, file.fileno(), tensor)
+            self._staging = new_tensor((_CHUNK_BYTES,), torch.uint8, torch.device("cpu"))
+        except BaseException:
+            self._open_files.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open_files.close()
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the element type that tensor ``name`` is stored in, which must be a readable one."""
+        return READABLE_DTYPES[self._places[name][2].dtype]
+
+    def row_chunks(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield tensor ``name`` in pieces: the first row's index and rows ``[n, ...]``, good until the next piece is asked for.
+
+        A vector's rows are its elements. A row wider than the staging buffer is read into memory of its own.
+        """
+        file_name, descriptor, stored = self._places[name]
+        dtype, shape = READABLE_DTYPES[stored.dtype], stored.shape or (1,)
+        row_bytes = torch.Size(shape[1:]).numel() * dtype.itemsize
+        if row_bytes == 0 or shape[0] == 0:
+            return
+        staging = self._staging if row_bytes <= _CHUNK_BYTES else new_tensor((row_bytes,), torch.uint8, torch.device("cpu"))
+        rows_per_chunk = len(staging) // row_bytes
+        for first in range(0, shape[0], rows_per_chunk):
+            num_rows = min(rows_per_chunk, shape[0] - first)
+            chunk = staging[: num_rows * row_bytes]
+            _read(descriptor, chunk, stored.offset + first * row_bytes, file_name)
+            yield first, chunk.view(dtype).view(num_rows, *shape[1:])
+
+
+def _read(descriptor: int, into: torch.Tensor, offset: int, file_name: str) -> None:
+    """Fill the bytes ``into`` from position ``offset`` on."""
+    memory = memoryview((ctypes.c_char * into.numel()).from_address(into.data_ptr())).cast("B")
+    num_read = 0
+    while num_read < into.numel():
+        try:
+            count = os.preadv(descriptor, [memory[num_read:]], offset + num_read)
+        except OSError:
+            raise _unreadable(file_name) from None
+        if count == 0:
+            raise _unreadable(file_name)  # it became shorter after its header was read
+        num_read += count
+
+
+def _unreadable(file_name: str) -> CheckpointError:
+    return CheckpointError(f"{file_name} cannot be read; download it again.")
