@@ -5,7 +5,17 @@
 // it stands in a tail.
 #pragma once
 
+// GCC 12 takes its own header's undefined registers for a mistake of ours (GCC bug 105593). Wherever this header is
+// included, it comes before any other that includes <immintrin.h>.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#include <immintrin.h>
+#endif
 
 #include <cstdint>
 
@@ -33,29 +43,44 @@ inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+// max and min give `b` where either is NaN: the operand whose NaN shall survive stands second.
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
+// The larger of two magnitudes, NaN where either is: as integers, their bits stand in that order.
+inline Vec max_magnitude(Vec a, Vec b) {
+    return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)))};
+}
 // a * b + c, rounded once.
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // a * 2^n for integral n.
 inline Vec scale_by_power(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 
-// bfloat16 from and to memory. Rounds to nearest, ties to even; subnormals and all else alike in every instruction set.
+// bfloat16 from and to memory. Rounds to nearest, ties to even; a NaN stays one; subnormals and all else alike in every
+// instruction set, which is why the hardware's conversion, which flushes subnormals, is not used.
 inline Vec load_bf16(const uint16_t* p) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16))};
 }
 inline __m256i to_bf16(Vec a) {
     const __m512i bits = _mm512_castps_si512(a.v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    // Rounding could carry a NaN's payload over into the sign: the quiet bit is set instead.
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+    const __m512i kept = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
 }
 inline void store_bf16(uint16_t* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(a)); }
 inline void store_bf16_tail(uint16_t* p, Vec a, int64_t count) { _mm256_mask_storeu_epi16(p, tail_mask(count), to_bf16(a)); }
 inline Vec load_bf16_tail(const uint16_t* p, int64_t count) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(tail_mask(count), p)), 16))};
 }
+
+// Whole numbers to bytes, rounded to nearest, ties to even, and kept within 0 and 255.
+inline __m128i to_u8(Vec a) { return _mm512_cvtusepi32_epi8(_mm512_max_epi32(_mm512_cvtps_epi32(a.v), _mm512_setzero_si512())); }
+inline void store_u8(uint8_t* p, Vec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_u8(a)); }
+inline void store_u8_tail(uint8_t* p, Vec a, int64_t count) { _mm_mask_storeu_epi8(p, tail_mask(count), to_u8(a)); }
 
 #else
 
@@ -80,6 +105,9 @@ inline Vec div(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+inline Vec max_magnitude(Vec a, Vec b) {
+    return {_mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a.v), _mm256_castps_si256(b.v)))};
+}
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec round(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // In two steps, so that neither power overflows for any n that `exp` meets.
@@ -97,7 +125,10 @@ inline Vec load_bf16(const uint16_t* p) {
 inline __m128i to_bf16(Vec a) {
     const __m256i bits = _mm256_castps_si256(a.v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i high = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, is_nan), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
 }
 inline void store_bf16(uint16_t* p, Vec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bf16(a)); }
@@ -110,6 +141,18 @@ inline Vec load_bf16_tail(const uint16_t* p, int64_t count) {
     alignas(16) uint16_t lanes[kWidth] = {};
     for (int64_t lane = 0; lane < count; lane++) lanes[lane] = p[lane];
     return load_bf16(lanes);
+}
+
+inline __m128i to_u8(Vec a) {
+    const __m256i whole = _mm256_cvtps_epi32(a.v);
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    return _mm_packus_epi16(words, words);
+}
+inline void store_u8(uint8_t* p, Vec a) { _mm_storel_epi64(reinterpret_cast<__m128i*>(p), to_u8(a)); }
+inline void store_u8_tail(uint8_t* p, Vec a, int64_t count) {
+    alignas(16) uint8_t lanes[16];
+    _mm_store_si128(reinterpret_cast<__m128i*>(lanes), to_u8(a));
+    for (int64_t lane = 0; lane < count; lane++) p[lane] = lanes[lane];
 }
 
 #endif
@@ -130,9 +173,13 @@ inline float largest(Vec a) {
     return lanes[0];
 }
 
-// e^x within 2 ulp for x in [-87, 88], 0 below, exactly 1 at 0: Cody-Waite reduction and a polynomial of degree 6 (Cephes).
+// x within [low, high]; a NaN stays one.
+inline Vec clamp(Vec x, float low, float high) { return min(broadcast(high), max(broadcast(low), x)); }
+
+// e^x within 2 ulp where that is a normal number, 0 below, infinity above, exactly 1 at 0, NaN of NaN: Cody-Waite reduction
+// and a polynomial of degree 6 (Cephes).
 inline Vec exp(Vec x) {
-    const Vec clamped = min(max(x, broadcast(-104.0f)), broadcast(88.7f));
+    const Vec clamped = clamp(x, -104.0f, 89.0f);
     const Vec n = round(mul(clamped, broadcast(1.44269504088896341f)));
     Vec r = fma(n, broadcast(-0.693359375f), clamped);
     r = fma(n, broadcast(2.12194440e-4f), r);
