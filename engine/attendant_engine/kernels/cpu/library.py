@@ -77,4 +77,5 @@ def _declare(c: ctypes.CDLL) -> None:
     c.attendant_pack_weight.restype = c_void_p
     c.attendant_free_weight.argtypes, c.attendant_free_weight.restype = [c_void_p], None
     c.attendant_weight_bytes.argtypes, c.attendant_weight_bytes.restype = [c_void_p], c_int64
+    c.attendant_linear_scratch_bytes.argtypes, c.attendant_linear_scratch_bytes.restype = [c_void_p, c_int64], c_int64
     c.attendant_unpack_row.argtypes, c.attendant_unpack_row.restype = [c_void_p, c_int64, c_void_p], None

@@ -51,6 +51,10 @@ class PackedWeight:
         """Memory that it takes, scales and biases included."""
         return int(self._library.c.attendant_weight_bytes(self.handle))
 
+    def scratch_bytes(self, num_rows: int) -> int:
+        """Bytes that ``scratch`` of a call with ``num_rows`` rows takes, aligned to 64."""
+        return int(self._library.c.attendant_linear_scratch_bytes(self.handle, num_rows))
+
     def unpack_row(self, row: int) -> torch.Tensor:
         """Return one row of the weight as held, ``[K]`` float32."""
         out = torch.empty(self.num_inputs)

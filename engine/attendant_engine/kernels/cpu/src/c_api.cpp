@@ -58,4 +58,7 @@ ATTENDANT_API Weight* attendant_pack_weight(
 }
 ATTENDANT_API void attendant_free_weight(Weight* weight) { free_weight(weight); }
 ATTENDANT_API int64_t attendant_weight_bytes(const Weight* weight) { return weight->num_bytes; }
+ATTENDANT_API int64_t attendant_linear_scratch_bytes(const Weight* weight, int64_t num_rows) {
+    return linear_scratch_bytes(*weight, num_rows);
+}
 ATTENDANT_API void attendant_unpack_row(const Weight* weight, int64_t row, float* out) { unpack_row(*weight, row, out); }

@@ -29,8 +29,9 @@ struct Rows {
 
 // out[r] = activation(x[row_ids ? row_ids[r] : r] W^T + bias) + residual[r].
 // A gated weight holds two matrices of N rows: out = activation(x W_gate^T) * (x W_up^T).
-// `scratch` has room for num_rows * (K rounded up to 64) bytes-of-the-weight's-input-format and num_rows floats, for an
-// `x` that is float32 and has to be converted (BF16 weights) or quantised row by row (I8, I4). `out` may be the residual.
+// `x` is float32, or already in the input format of the weight (F32, BF16; U8 for I8 and I4), U8 rows readable to whole
+// fours. `scratch` has `linear_scratch_bytes` of weight.h, aligned to 64: for inputs that have to be converted, gathered or
+// padded. `out` may be the residual.
 struct LinearCall {
     const Weight* weight = nullptr;
     Rows x;

@@ -1,10 +1,264 @@
-// Packing of weights; see weight.h.
+// Packing of weights; see weight.h. Runs on the pool, a panel at a time, through a tile of 64 columns by 64 k on the stack.
 #include "weight.h"
 
-namespace attendant {
+#include <sys/mman.h>
 
-Weight* pack_weight(WeightFormat, Format, const WeightPart*, int, int64_t, bool) { return nullptr; }
-void free_weight(Weight* weight) { delete weight; }
-void unpack_row(const Weight&, int64_t, float*) { __builtin_trap(); }
+#include <cmath>
+#include <cstring>
+#include <new>
+
+#include "team.h"
+
+namespace attendant {
+namespace {
+
+constexpr int64_t kBlock = 64;  // k of a tile: 16 KB, which the first cache holds
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+struct Packing {
+    Weight* weight;
+    Format source_format;
+    const WeightPart* parts;
+    int num_parts;
+};
+
+float from_bf16(uint16_t bits) {
+    const uint32_t wide = uint32_t{bits} << 16;
+    float value;
+    std::memcpy(&value, &wide, 4);
+    return value;
+}
+
+uint16_t to_bf16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if (std::isnan(value)) return static_cast<uint16_t>(bits >> 16 | 0x40);
+    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// Whole huge pages are asked for, and the rest is left to small ones: no weight takes more memory than its bytes.
+char* map_bytes(int64_t num_bytes) {
+    const size_t length = static_cast<size_t>(num_bytes + kHugePage);
+    void* mapped = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) return nullptr;
+    const auto address = reinterpret_cast<uintptr_t>(mapped);
+    const size_t before = (kHugePage - address % kHugePage) % kHugePage;
+    const size_t kept = static_cast<size_t>(num_bytes + 4095) / 4096 * 4096;
+    char* begin = static_cast<char*>(mapped) + before;
+    if (before > 0) munmap(mapped, before);
+    if (length > before + kept) munmap(begin + kept, length - before - kept);
+    if (num_bytes >= kHugePage) madvise(begin, static_cast<size_t>(num_bytes / kHugePage * kHugePage), MADV_HUGEPAGE);
+    return begin;
+}
+
+struct Column {
+    const WeightPart* part;  // null beyond the last
+    int64_t row;
+};
+
+Column find_column(const Packing& packing, int64_t panel, int64_t column) {
+    if (packing.weight->is_gated) {
+        const int64_t row = panel * (kPanel / 2) + column % (kPanel / 2);
+        if (row >= packing.weight->num_outputs) return {nullptr, 0};
+        return {&packing.parts[column / (kPanel / 2)], row};
+    }
+    int64_t row = panel * kPanel + column;
+    for (int i = 0; i < packing.num_parts; i++) {
+        if (row < packing.parts[i].num_rows) return {&packing.parts[i], row};
+        row -= packing.parts[i].num_rows;
+    }
+    return {nullptr, 0};
+}
+
+// Reads k .. k + 64 of a column as float32, zeros beyond its end.
+void read_block(const Packing& packing, const Column& column, int64_t k, float* out) {
+    const int64_t num_inputs = packing.weight->num_inputs;
+    const int64_t count = column.part == nullptr ? 0 : num_inputs - k < kBlock ? num_inputs - k : kBlock;
+    if (count > 0 && packing.source_format == Format::F32) {
+        std::memcpy(out, static_cast<const float*>(column.part->data) + column.row * num_inputs + k, static_cast<size_t>(count) * 4);
+    } else if (count > 0) {
+        const uint16_t* source = static_cast<const uint16_t*>(column.part->data) + column.row * num_inputs + k;
+        for (int64_t i = 0; i < count; i++) out[i] = from_bf16(source[i]);
+    }
+    for (int64_t i = count; i < kBlock; i++) out[i] = 0;
+}
+
+// The largest magnitude, not a number where any element is not finite.
+float largest_magnitude(const float* values, int64_t count, float so_far) {
+    for (int64_t i = 0; i < count; i++) {
+        const float magnitude = std::fabs(values[i]);
+        if (!(magnitude <= so_far)) so_far = std::isfinite(magnitude) ? magnitude : NAN;
+        if (std::isnan(so_far)) break;
+    }
+    return so_far;
+}
+
+int round_to_int(float value) { return std::isfinite(value) ? static_cast<int>(std::lrintf(value)) : 0; }
+
+void pack_float_block(const float tile[kPanel][kBlock], char* out, int64_t count) {
+    auto* floats = reinterpret_cast<float*>(out);
+    for (int64_t k = 0; k < count; k++)
+        for (int64_t column = 0; column < kPanel; column++) floats[k * kPanel + column] = tile[column][k];
+}
+
+void pack_bf16_block(const float tile[kPanel][kBlock], char* out, int64_t count) {
+    auto* halves = reinterpret_cast<uint16_t*>(out);
+    for (int64_t k = 0; k < count; k += 2)
+        for (int64_t column = 0; column < kPanel; column++, halves += 2) {
+            halves[0] = to_bf16(tile[column][k]);
+            halves[1] = to_bf16(tile[column][k + 1]);
+        }
+}
+
+void pack_int8_block(const float tile[kPanel][kBlock], const float* inverse, char* out, int32_t* sums, int64_t count) {
+    auto* bytes = reinterpret_cast<int8_t*>(out);
+    for (int64_t k = 0; k < count; k += 4)
+        for (int64_t column = 0; column < kPanel; column++)
+            for (int64_t i = k; i < k + 4; i++) {
+                const int value = round_to_int(tile[column][i] * inverse[column]);
+                *bytes++ = static_cast<int8_t>(value);
+                sums[column] += value;
+            }
+}
+
+// One group of 32 k from `k` of the tile on.
+void pack_int4_group(const float tile[kPanel][kBlock], int64_t k, char* out) {
+    auto* bytes = reinterpret_cast<uint8_t*>(out);
+    auto* scales = reinterpret_cast<uint16_t*>(out + kPanel * kInt4Group / 2);
+    for (int64_t column = 0; column < kPanel; column++) {
+        const float* values = tile[column] + k;
+        scales[column] = to_bf16(largest_magnitude(values, kInt4Group, 0.0f) / 7.0f);
+        const float scale = from_bf16(scales[column]);
+        const float inverse = scale > 1e-37f ? 1.0f / scale : 0.0f;
+        for (int64_t i = 0; i < kInt4Group; i++) {
+            int value = round_to_int(values[i] * inverse);
+            value = value < -8 ? -8 : value > 7 ? 7 : value;
+            uint8_t& byte = bytes[(i / 8 * kPanel + column) * 4 + i % 4];
+            byte = static_cast<uint8_t>(i % 8 < 4 ? value + 8 : byte | (value + 8) << 4);
+        }
+    }
+}
+
+void pack_panel(const Packing& packing, int64_t panel) {
+    Weight& weight = *packing.weight;
+    Column columns[kPanel];
+    for (int64_t column = 0; column < kPanel; column++) {
+        columns[column] = find_column(packing, panel, column);
+        const Column& source = columns[column];
+        const bool has_bias = source.part != nullptr && source.part->bias != nullptr;
+        weight.bias[panel * kPanel + column] = has_bias ? source.part->bias[source.row] : 0.0f;
+    }
+    alignas(64) float tile[kPanel][kBlock];
+    float inverse[kPanel];
+    int32_t sums[kPanel] = {};
+    if (weight.format == WeightFormat::I8) {
+        for (int64_t column = 0; column < kPanel; column++) {
+            float largest = 0;
+            for (int64_t k = 0; k < weight.num_inputs; k += kBlock) {
+                read_block(packing, columns[column], k, tile[0]);
+                largest = largest_magnitude(tile[0], kBlock, largest);
+            }
+            const bool is_zero = largest < 1e-36f;  // whose inverse would be infinite
+            weight.scales[panel * kPanel + column] = is_zero ? 0.0f : largest / 127.0f;
+            inverse[column] = is_zero ? 0.0f : 127.0f / largest;
+        }
+    }
+    const int64_t step = weight.format == WeightFormat::F32 ? 1 : weight.format == WeightFormat::BF16 ? 2 : weight.format == WeightFormat::I8 ? 4 : kInt4Group;
+    char* out = weight.panels + panel * weight.panel_bytes;
+    for (int64_t k = 0; k < weight.num_inputs; k += kBlock) {
+        for (int64_t column = 0; column < kPanel; column++) read_block(packing, columns[column], k, tile[column]);
+        const int64_t left = weight.num_inputs - k < kBlock ? weight.num_inputs - k : kBlock;
+        const int64_t steps = (left + step - 1) / step;
+        switch (weight.format) {
+            case WeightFormat::F32: pack_float_block(tile, out, steps); break;
+            case WeightFormat::BF16: pack_bf16_block(tile, out, steps * step); break;
+            case WeightFormat::I8: pack_int8_block(tile, inverse, out, sums, steps * step); break;
+            case WeightFormat::I4:
+                for (int64_t group = 0; group < steps; group++) pack_int4_group(tile, group * kInt4Group, out + group * kInt4GroupBytes);
+        }
+        out += steps * (weight.format == WeightFormat::I4 ? kInt4GroupBytes : kPanel * 4);
+    }
+    if (weight.format == WeightFormat::I8)
+        for (int64_t column = 0; column < kPanel; column++) weight.compensation[panel * kPanel + column] = 128 * sums[column];
+}
+
+void pack_panels(void* argument, Team& team) {
+    const auto& packing = *static_cast<const Packing*>(argument);
+    const Range mine = team.share(packing.weight->num_panels);
+    for (int64_t panel = mine.begin; panel < mine.end; panel++) pack_panel(packing, panel);
+}
+
+int64_t panel_bytes(WeightFormat format, int64_t num_inputs) {
+    switch (format) {
+        case WeightFormat::F32: return num_inputs * kPanel * 4;
+        case WeightFormat::BF16: return (num_inputs + 1) / 2 * kPanel * 4;
+        case WeightFormat::I8: return (num_inputs + 3) / 4 * kPanel * 4;
+        default: return (num_inputs + kInt4Group - 1) / kInt4Group * kInt4GroupBytes;
+    }
+}
+
+}  // namespace
+
+Weight* pack_weight(WeightFormat format, Format source_format, const WeightPart* parts, int num_parts, int64_t num_inputs, bool is_gated) {
+    if (format == WeightFormat::I8 && num_inputs > 65536) return nullptr;
+    auto* weight = new (std::nothrow) Weight;
+    if (weight == nullptr) return nullptr;
+    weight->format = format;
+    weight->num_inputs = num_inputs;
+    weight->is_gated = is_gated;
+    for (int i = 0; i < (is_gated ? 1 : num_parts); i++) weight->num_outputs += parts[i].num_rows;
+    const int64_t width = is_gated ? kPanel / 2 : kPanel;
+    weight->num_panels = (weight->num_outputs + width - 1) / width;
+    weight->panel_bytes = panel_bytes(format, num_inputs);
+    const int64_t columns = weight->num_panels * kPanel;
+    const int64_t num_vectors = format == WeightFormat::I8 ? 3 : 1;
+    const int64_t all_panels = weight->num_panels * weight->panel_bytes;
+    weight->num_bytes = all_panels + num_vectors * columns * 4;
+    weight->panels = map_bytes(weight->num_bytes);
+    if (weight->panels == nullptr) {
+        delete weight;
+        return nullptr;
+    }
+    weight->bias = reinterpret_cast<float*>(weight->panels + all_panels);
+    if (format == WeightFormat::I8) {
+        weight->scales = weight->bias + columns;
+        weight->compensation = reinterpret_cast<int32_t*>(weight->scales + columns);
+    }
+    Packing packing{weight, source_format, parts, num_parts};
+    run_on_pool(pack_panels, &packing);
+    return weight;
+}
+
+void free_weight(Weight* weight) {
+    if (weight == nullptr) return;
+    munmap(weight->panels, static_cast<size_t>(weight->num_bytes + 4095) / 4096 * 4096);
+    delete weight;
+}
+
+void unpack_row(const Weight& weight, int64_t row, float* out) {
+    const char* panel = weight.panels + row / kPanel * weight.panel_bytes;
+    const int64_t column = row % kPanel;
+    switch (weight.format) {
+        case WeightFormat::F32:
+            for (int64_t k = 0; k < weight.num_inputs; k++) out[k] = reinterpret_cast<const float*>(panel)[k * kPanel + column];
+            break;
+        case WeightFormat::BF16:
+            for (int64_t k = 0; k < weight.num_inputs; k++)
+                out[k] = from_bf16(reinterpret_cast<const uint16_t*>(panel)[(k / 2 * kPanel + column) * 2 + k % 2]);
+            break;
+        case WeightFormat::I8:
+            for (int64_t k = 0; k < weight.num_inputs; k++)
+                out[k] = static_cast<float>(reinterpret_cast<const int8_t*>(panel)[(k / 4 * kPanel + column) * 4 + k % 4]) * weight.scales[row];
+            break;
+        case WeightFormat::I4:
+            for (int64_t k = 0; k < weight.num_inputs; k++) {
+                const char* group = panel + k / kInt4Group * kInt4GroupBytes;
+                const int64_t i = k % kInt4Group;
+                const int byte = reinterpret_cast<const uint8_t*>(group)[(i / 8 * kPanel + column) * 4 + i % 4];
+                const float scale = from_bf16(reinterpret_cast<const uint16_t*>(group + kPanel * kInt4Group / 2)[column]);
+                out[k] = static_cast<float>((i % 8 < 4 ? byte & 15 : byte >> 4) - 8) * scale;
+            }
+    }
+}
 
 }  // namespace attendant
