@@ -13,9 +13,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install --constraint constraints.txt
 BUF := .tools/buf/node_modules/.bin/buf
-CHECKS := check-format check-lint check-types check-floors check-stubs check-sizes check-buf
+KERNELS := engine/attendant_engine/kernels/cpu
+LIBRARY := $(KERNELS)/libattendant_cpu.so
+CPP := $(wildcard $(KERNELS)/src/*.h $(KERNELS)/src/*.cpp)
+CHECKS := check-format check-cpp check-lint check-types check-floors check-stubs check-sizes check-buf
 
-.PHONY: help serve install test check $(CHECKS) format stubs buf
+.PHONY: help serve install test sanitize check $(CHECKS) format stubs buf
 .DELETE_ON_ERROR:
 
 help:
@@ -23,22 +26,30 @@ help:
 
 # --- running -----------------------------------------------------------------
 
-serve: $(STAMPS)/server
+serve: $(STAMPS)/server $(LIBRARY)
 	$(BIN)/attendant serve $(if $(MODEL),"$(MODEL)") $(ARGS)
 
-install: $(STAMPS)/dev
+install: $(STAMPS)/dev $(LIBRARY)
 
-test: $(STAMPS)/dev
+test: $(STAMPS)/dev $(LIBRARY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+
+# All kernel tests on kernels compiled with the sanitizers; `make test` has a part of it.
+sanitize: $(STAMPS)/dev
+	$(BIN)/python tools/run_sanitized.py $(ARGS)
 
 # --- checking ----------------------------------------------------------------
 
 # All of them, also after a failure, so that one run shows everything that is wrong.
-check: $(STAMPS)/dev
+check: $(STAMPS)/dev $(LIBRARY)
 	@$(MAKE) --no-print-directory --keep-going $(CHECKS)
 
 check-format: $(STAMPS)/dev
 	$(BIN)/ruff format --check .
+
+# The compiler's own warnings are errors in every build of the kernels.
+check-cpp: $(STAMPS)/dev
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 check-lint: $(STAMPS)/dev
 	$(BIN)/ruff check .
@@ -62,6 +73,7 @@ check-buf:
 format: $(STAMPS)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CPP)
 
 stubs: $(STAMPS)/dev
 	$(BIN)/python proto/generate.py
@@ -79,8 +91,14 @@ $(STAMPS)/torch: constraints.txt | $(STAMPS)/venv
 	$(PIP) install "$$(grep '^torch==' constraints.txt)"
 	@touch $@
 
+# The folder stands for files that come and go. Where there is no C++ compiler, one comes from PyPI: ziglang.
+$(LIBRARY): $(KERNELS)/build.py $(KERNELS)/src $(CPP) | $(STAMPS)/venv
+	@$(BIN)/python $< --has-compiler || { echo "no C++ compiler here: installing ziglang, which is one"; $(INSTALL) ziglang; }
+	$(BIN)/python $<
+	@if test -e $@; then touch $@; fi
+
 # The build tools come from the constraints too, hence no isolated build.
-$(STAMPS)/server: pyproject.toml constraints.txt Makefile | $(STAMPS)/torch
+$(STAMPS)/server: pyproject.toml constraints.txt Makefile tools/wheel_hook.py | $(STAMPS)/torch $(LIBRARY)
 	$(INSTALL) hatchling editables
 	$(INSTALL) --no-build-isolation --editable '.[server]'
 	@touch $@

@@ -1,25 +1,32 @@
 """Compiles the CPU kernels into one shared object beside this file: run by ``make`` in a checkout and by the wheel's build.
 
-    python engine/attendant_engine/kernels/cpu/build.py [--sanitize]
+    python engine/attendant_engine/kernels/cpu/build.py [--sanitize address|thread]
 
 Sources named ``*.isa.cpp`` are compiled once an instruction set. Objects are kept and only what changed is compiled anew.
 Imports nothing of ours and nothing beyond the standard library, because a build has neither yet.
 """
 
 import argparse
+import fcntl
+import importlib.util
 import os
+import platform
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Sanitizer = Literal["address", "thread"]
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "src"
 LIBRARY = HERE / "libattendant_cpu.so"
-SANITIZED_LIBRARY = HERE / "libattendant_cpu_sanitized.so"
 
 INSTRUCTION_SETS = {
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
@@ -30,7 +37,12 @@ INSTRUCTION_SETS = {
 # No contraction: a * b + c is fused where the source says so and nowhere else, whatever the optimiser feels like.
 _COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-pthread")
 _OPTIMISED = ("-O3", "-DNDEBUG")
-_SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
+_SANITIZED: dict[Sanitizer, tuple[str, ...]] = {
+    "address": ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"),
+    "thread": ("-O1", "-g", "-fsanitize=thread", "-fno-omit-frame-pointer"),
+}
+# zig is clang with its own C library headers; an explicit target keeps this machine's processor and libraries out of the code.
+_ZIG = ("-m", "ziglang", "c++", "-target", "x86_64-linux-gnu.2.28")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +54,56 @@ class _Unit:
     flags: tuple[str, ...]
 
 
-def find_compiler() -> str | None:
-    """Return the C++ compiler: what ``CXX`` names, else g++, c++ or clang++, else None."""
-    named = os.environ.get("CXX")
-    candidates = (named,) if named else ("g++", "c++", "clang++")
-    return next((path for name in candidates if (path := shutil.which(name))), None)
+def find_compiler() -> tuple[str, ...] | None:
+    """Return the command of a C++ compiler: what ``CXX`` says, else g++, c++, clang++ or the package ziglang, else None."""
+    if named := os.environ.get("CXX"):
+        return tuple(shlex.split(named))
+    found = next((path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), None)
+    if found is not None:
+        return (found,)
+    return (sys.executable, *_ZIG) if importlib.util.find_spec("ziglang") else None
 
 
-def build(compiler: str, *, sanitize: bool = False, jobs: int | None = None) -> Path:
-    """Compile what changed, link, and return the shared object. Raises ``subprocess.CalledProcessError``."""
-    folder = HERE / "build" / ("sanitized" if sanitize else "optimised")
+def why_not() -> str | None:
+    """Say in a sentence why the kernels cannot be built here, or return None where they can."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return f"The CPU kernels are for Linux on x86-64, and this is {platform.system()} on {platform.machine()}: torch serves instead."
+    if find_compiler() is None:
+        return "No C++ compiler was found, so the CPU kernels are not built and torch serves instead; install g++ and run this again."
+    return None
+
+
+def library_path(sanitizer: Sanitizer | None = None) -> Path:
+    """Return where ``build`` puts the shared object: the engine's own, or the one with a sanitizer."""
+    return LIBRARY if sanitizer is None else HERE / "build" / sanitizer / LIBRARY.name
+
+
+def build(*, sanitizer: Sanitizer | None = None, jobs: int | None = None) -> Path:
+    """Compile what changed, link, and return the shared object.
+
+    Raises ``subprocess.CalledProcessError`` where the compiler does; call it only where ``why_not`` returns None.
+    """
+    compiler = find_compiler()
+    assert compiler is not None, "no compiler"
+    library = library_path(sanitizer)
+    folder = HERE / "build" / (sanitizer or "optimised")
     folder.mkdir(parents=True, exist_ok=True)
-    flags = (*_COMMON, *(_SANITIZED if sanitize else _OPTIMISED))
+    flags = (*_COMMON, *(_OPTIMISED if sanitizer is None else _SANITIZED[sanitizer]))
     units = _units(folder, flags)
-    stale = [unit for unit in units if _is_stale(unit.target)]
-    with ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(lambda unit: _compile(compiler, unit), stale))
-    library = SANITIZED_LIBRARY if sanitize else LIBRARY
-    if stale or not library.exists():
-        # Linked beside and moved into place, so that nobody ever loads half a library.
-        partial = library.with_suffix(f".{os.getpid()}.partial")
-        _call([compiler, "-shared", *flags, "-o", str(partial), *(str(unit.target) for unit in units)])
-        partial.replace(library)
+    with _locked(folder):
+        # Objects of two compilers do not mix: their standard libraries differ.
+        made_by = folder / "compiler"
+        is_other = not made_by.exists() or made_by.read_text() != shlex.join(compiler)
+        stale = [unit for unit in units if is_other or _is_stale(unit.target)]
+        made_by.unlink(missing_ok=True)
+        with ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
+            list(pool.map(lambda unit: _compile(compiler, unit), stale))
+        made_by.write_text(shlex.join(compiler))
+        if stale or not library.exists() or library.stat().st_mtime_ns < max(unit.target.stat().st_mtime_ns for unit in units):
+            # Linked beside and moved into place, so that nobody ever loads half a library.
+            partial = library.with_suffix(".partial")
+            _call([*compiler, "-shared", *flags, "-o", str(partial), *(str(unit.target) for unit in units)])
+            partial.replace(library)
     return library
 
 
@@ -89,27 +129,38 @@ def _is_stale(target: Path) -> bool:
     return any(not Path(name).exists() or Path(name).stat().st_mtime_ns > built for name in (*names, __file__))
 
 
-def _compile(compiler: str, unit: _Unit) -> None:
+def _compile(compiler: Sequence[str], unit: _Unit) -> None:
     dependencies = unit.target.with_suffix(".d")
-    _call([compiler, *unit.flags, "-MMD", "-MF", str(dependencies), "-c", str(unit.source), "-o", str(unit.target)])
+    _call([*compiler, *unit.flags, "-MMD", "-MF", str(dependencies), "-c", str(unit.source), "-o", str(unit.target)])
 
 
 def _call(command: Sequence[str]) -> None:
     subprocess.run(command, check=True)
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one build at a time write to ``folder``: two terminals, or two test workers, may both want one."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def main() -> int:
-    """Build, or say what is missing; 1 where the compiler failed."""
+    """Build, or say why not; 1 where the compiler failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sanitize", action="store_true", help="with the address and undefined-behaviour sanitizers, for tests")
+    parser.add_argument("--sanitize", choices=tuple(_SANITIZED), help="into a folder of its own and with these checks, for tests")
     parser.add_argument("--jobs", type=int, default=None, help="compilations at a time (default: the cores)")
+    parser.add_argument("--has-compiler", action="store_true", help="build nothing; exit with 0 where there is a compiler, else 1")
     arguments = parser.parse_args()
-    compiler = find_compiler()
-    if compiler is None:
-        sys.stderr.write("No C++ compiler was found, so the CPU kernels are not built and torch serves; install g++ and run this again.\n")
+    if arguments.has_compiler:
+        return 0 if find_compiler() else 1
+    reason = why_not()
+    if reason is not None:
+        sys.stderr.write(f"{reason}\n")
         return 0
     try:
-        build(compiler, sanitize=arguments.sanitize, jobs=arguments.jobs)
+        build(sanitizer=arguments.sanitize, jobs=arguments.jobs)
     except subprocess.CalledProcessError as error:
         return error.returncode
     return 0

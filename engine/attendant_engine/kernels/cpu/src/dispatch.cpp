@@ -1,4 +1,6 @@
 // Which kernels run: the best set that this processor and its operating system have, or the one that was forced.
+#include <cpuid.h>
+
 #include "kernels.h"
 
 namespace attendant {
@@ -12,14 +14,27 @@ namespace {
 
 const Kernels kernel_sets[] = {Kernels{}, ATTENDANT_KERNELS_OF(avx2), ATTENDANT_KERNELS_OF(avx512), ATTENDANT_KERNELS_OF(avx512_bf16)};
 
-// __builtin_cpu_supports asks the operating system too: a kernel that does not save wide registers hides them.
+// What the operating system keeps for each thread (XCR0): a system that does not save wide registers must not see them used.
+constexpr unsigned int kSavesYmm = 0x06, kSavesZmm = 0xe6;
+
+unsigned int saved_registers() {
+    unsigned int low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+bool has(unsigned int word, unsigned int bits) { return (word & bits) == bits; }
+
+// Asks the processor itself: __builtin_cpu_supports needs a part of the compiler's library that not every clang brings.
 Isa detect() {
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return Isa::None;
-    const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return Isa::None;
+    if (!has(ecx, bit_FMA | bit_F16C | bit_OSXSAVE) || !has(saved_registers(), kSavesYmm)) return Isa::None;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !has(ebx, bit_AVX2)) return Isa::None;
+    const bool has_avx512 = has(ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL) && has(saved_registers(), kSavesZmm);
     if (!has_avx512) return Isa::Avx2;
-    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") ? Isa::Avx512Bf16 : Isa::Avx512;
+    if (!has(ecx, bit_AVX512VNNI) || eax < 1) return Isa::Avx512;  // eax: the highest subleaf
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && has(eax, bit_AVX512BF16) ? Isa::Avx512Bf16 : Isa::Avx512;
 }
 
 Isa& in_force() {
