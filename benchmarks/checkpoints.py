@@ -26,7 +26,7 @@ def write_gpt2(directory: Path, shape: dict[str, int], *, seed: int = 0) -> Path
     config |= shape | {"bos_token_id": vocab_size - 1, "eos_token_id": vocab_size - 1, "tie_word_embeddings": True, "dtype": "float32"}
     (directory / "config.json").write_text(json.dumps(config, indent=2))
     save_file(_gpt2_weights(shape, seed), directory / "model.safetensors", metadata={"format": "pt"})
-    _write_tokenizer(directory, vocab_size)
+    write_tokenizer(directory, vocab_size)
     return directory
 
 
@@ -57,8 +57,8 @@ def _gpt2_weights(shape: dict[str, int], seed: int) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _write_tokenizer(directory: Path, vocab_size: int) -> None:
-    """A byte-level BPE with 256 bytes, made-up words up to ``vocab_size`` and an end-of-text token last."""
+def write_tokenizer(directory: Path, vocab_size: int) -> None:
+    """Write a byte-level BPE with 256 bytes, made-up words up to ``vocab_size`` and an end-of-text token last."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [f"\u0120w{i}" for i in range(vocab_size - 1 - len(alphabet))]
     vocab = {token: i for i, token in enumerate([*alphabet, *words])}

@@ -1,0 +1,86 @@
+"""llama.cpp through llama-cpp-python's low-level interface: one context, a sequence id a prompt, batches by hand.
+
+A cache of its own for every sequence (not unified), in llama.cpp's default type; the next token is the greatest logit.
+Prompts are computed one sequence after another, so that the first ones answer early; decoding takes one batch a step.
+"""
+
+import ctypes
+import time
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from benchmarks.peers.engines.base import Answer, Setup, UnsupportedError
+
+_BATCH_TOKENS = 2048
+_MAX_SEQUENCES = 256
+
+
+class LlamaCpp:
+    """One model and one context."""
+
+    def __init__(self, setup: Setup) -> None:
+        llama_cpp.llama_backend_init()
+        self._log = llama_cpp.llama_log_callback(_ignore)
+        llama_cpp.llama_log_set(self._log, ctypes.c_void_p())
+        model_params = llama_cpp.llama_model_default_params()
+        model_params.n_gpu_layers = 0
+        self._model = llama_cpp.llama_load_model_from_file(str(setup.path / "model.gguf").encode(), model_params)
+        if not self._model:
+            raise RuntimeError("llama.cpp did not load the model")
+        params = llama_cpp.llama_context_default_params()
+        sequences = setup.load.max_sequences
+        if sequences > _MAX_SEQUENCES:
+            raise UnsupportedError(f"llama.cpp takes at most {_MAX_SEQUENCES} sequences in one context")
+        params.n_seq_max = sequences
+        params.n_ctx = sequences * (-(-setup.load.max_tokens // 256) * 256)
+        params.n_batch = _BATCH_TOKENS
+        params.n_threads = params.n_threads_batch = setup.num_threads
+        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise RuntimeError("llama.cpp did not make a context")
+        self._num_vocab = setup.num_vocab
+        self._batch = llama_cpp.llama_batch_init(_BATCH_TOKENS, 0, 1)
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
+        """Answer all prompts, which arrive at once."""
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
+        answers = [Answer() for _ in prompts]
+        for index, prompt in enumerate(prompts):
+            last = len(prompt) - 1
+            logits = self._decode([(token, position, index, position == last) for position, token in enumerate(prompt)], 1)
+            answers[index].add(int(logits[0].argmax()), time.perf_counter())
+        length = len(prompts[0])
+        for step in range(new_tokens - 1):
+            logits = self._decode(
+                [(answer.token_ids[-1], length + step, index, True) for index, answer in enumerate(answers)], len(answers)
+            )
+            for answer, token_id in zip(answers, logits.argmax(axis=1).tolist(), strict=True):
+                answer.add(token_id, time.perf_counter())
+        return answers
+
+    def _decode(self, rows: list[tuple[int, int, int, bool]], num_outputs: int) -> Any:
+        """Compute one batch of (token, position, sequence, whether its logits are wanted); return logits ``[outputs, vocabulary]``."""
+        batch = self._batch
+        batch.n_tokens = len(rows)
+        for i, (token, position, sequence, is_output) in enumerate(rows):
+            batch.token[i] = token
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = is_output
+        code = llama_cpp.llama_decode(self._context, batch)
+        if code != 0:
+            raise RuntimeError(f"llama_decode returned {code}")
+        pointer = llama_cpp.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(pointer, shape=(num_outputs, self._num_vocab))
+
+
+def load(setup: Setup) -> LlamaCpp:
+    """Load the model and make the context."""
+    return LlamaCpp(setup)
+
+
+def _ignore(level: int, text: bytes, data: Any) -> None:
+    del level, text, data
