@@ -44,7 +44,8 @@ struct LinearCall {
     void* scratch = nullptr;
 };
 
-// A table of embeddings: either plain rows, or the packed weight of a tied head (then `plain.data` is null).
+// A table of embeddings: either plain rows, or the packed weight of a tied head (then `plain.data` is null), which only
+// the tokens' table may be.
 struct Table {
     Rows plain;
     const Weight* packed = nullptr;

@@ -57,6 +57,33 @@ inline Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEARES
 // a * 2^n for integral n.
 inline Vec scale_by_power(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 
+// Comparisons, a bit a lane; false where either is NaN.
+inline uint32_t is_greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
+inline uint32_t is_at_least(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+inline uint32_t is_equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
+// `a` in the lanes of `mask`, zero in the others.
+inline Vec keep(Vec a, uint32_t mask) { return {_mm512_maskz_mov_ps(static_cast<__mmask16>(mask), a.v)}; }
+inline Vec keep_first(Vec a, int64_t count) { return keep(a, tail_mask(count)); }
+// Writes the lanes of `mask` side by side and returns how many; memory of a whole vector is overwritten.
+inline int compress(float* p, Vec a, uint32_t mask) {
+    store(p, {_mm512_maskz_compress_ps(static_cast<__mmask16>(mask), a.v)});
+    return __builtin_popcount(mask);
+}
+
+// A sum in double precision, lane by lane, and its lanes in one fixed tree.
+struct DoubleSum {
+    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+    void add(Vec a) {
+        low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm512_castps512_ps256(a.v)));
+        high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1)));
+    }
+    double total() const {
+        alignas(64) double lanes[8];
+        _mm512_store_pd(lanes, _mm512_add_pd(low, high));
+        return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+    }
+};
+
 // bfloat16 from and to memory. Rounds to nearest, ties to even; a NaN stays one; subnormals and all else alike in every
 // instruction set, which is why the hardware's conversion, which flushes subnormals, is not used.
 inline Vec load_bf16(const uint16_t* p) {
@@ -119,6 +146,36 @@ inline Vec scale_by_power(Vec a, Vec n) {
     return {_mm256_mul_ps(_mm256_mul_ps(a.v, first), second)};
 }
 
+inline uint32_t is_greater(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)); }
+inline uint32_t is_at_least(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)); }
+inline uint32_t is_equal(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)); }
+inline Vec keep(Vec a, uint32_t mask) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i chosen = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bit), bit);
+    return {_mm256_and_ps(_mm256_castsi256_ps(chosen), a.v)};
+}
+inline Vec keep_first(Vec a, int64_t count) { return {_mm256_and_ps(_mm256_castsi256_ps(tail_mask(count)), a.v)}; }
+inline int compress(float* p, Vec a, uint32_t mask) {
+    alignas(32) float lanes[kWidth];
+    store(lanes, a);
+    int count = 0;
+    for (; mask != 0; mask &= mask - 1) p[count++] = lanes[__builtin_ctz(mask)];
+    return count;
+}
+
+struct DoubleSum {
+    __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
+    void add(Vec a) {
+        low = _mm256_add_pd(low, _mm256_cvtps_pd(_mm256_castps256_ps128(a.v)));
+        high = _mm256_add_pd(high, _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1)));
+    }
+    double total() const {
+        alignas(32) double lanes[4];
+        _mm256_store_pd(lanes, _mm256_add_pd(low, high));
+        return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+    }
+};
+
 inline Vec load_bf16(const uint16_t* p) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16))};
 }
@@ -133,11 +190,13 @@ inline __m128i to_bf16(Vec a) {
 }
 inline void store_bf16(uint16_t* p, Vec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bf16(a)); }
 inline void store_bf16_tail(uint16_t* p, Vec a, int64_t count) {
+    if (count == kWidth) return store_bf16(p, a);
     alignas(16) uint16_t lanes[kWidth];
     _mm_store_si128(reinterpret_cast<__m128i*>(lanes), to_bf16(a));
     for (int64_t lane = 0; lane < count; lane++) p[lane] = lanes[lane];
 }
 inline Vec load_bf16_tail(const uint16_t* p, int64_t count) {
+    if (count == kWidth) return load_bf16(p);
     alignas(16) uint16_t lanes[kWidth] = {};
     for (int64_t lane = 0; lane < count; lane++) lanes[lane] = p[lane];
     return load_bf16(lanes);
@@ -150,6 +209,7 @@ inline __m128i to_u8(Vec a) {
 }
 inline void store_u8(uint8_t* p, Vec a) { _mm_storel_epi64(reinterpret_cast<__m128i*>(p), to_u8(a)); }
 inline void store_u8_tail(uint8_t* p, Vec a, int64_t count) {
+    if (count == kWidth) return store_u8(p, a);
     alignas(16) uint8_t lanes[16];
     _mm_store_si128(reinterpret_cast<__m128i*>(lanes), to_u8(a));
     for (int64_t lane = 0; lane < count; lane++) p[lane] = lanes[lane];
@@ -171,6 +231,15 @@ inline float largest(Vec a) {
     for (int half = kWidth / 2; half > 0; half /= 2)
         for (int lane = 0; lane < half; lane++) lanes[lane] = lanes[lane] > lanes[lane + half] ? lanes[lane] : lanes[lane + half];
     return lanes[0];
+}
+// Of lanes that are magnitudes; NaN where one is.
+inline float largest_magnitude(Vec a) {
+    alignas(64) float lanes[kWidth];
+    store(lanes, a);
+    float magnitude = lanes[0];
+    for (int lane = 1; lane < kWidth; lane++)
+        if (!(lanes[lane] <= magnitude) && magnitude == magnitude) magnitude = lanes[lane];
+    return magnitude;
 }
 
 // x within [low, high]; a NaN stays one.
