@@ -74,6 +74,8 @@ class EngineConfig:
     sequences of one step, ``max_queue`` the waiting requests beyond which new ones are refused.
     ``block_size`` is P, positions a cache block. ``quantization`` packs float weights into fewer bits at load: int8 a
     scale an output channel, int4 a scale a group of 32 inputs (native CPU kernels only).
+    ``num_torch_threads`` is for an engine that computes with torch, None: torch's own choice. The native kernels compute on
+    one pool of the whole process, and beside them torch, which has little left to do, gets one thread.
     ``speculation`` proposes tokens by an n-gram lookup in what the sequence already holds; the output is the same bits.
     """
 
@@ -89,3 +91,4 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     quantization: Literal["none", "int8", "int4"] = "none"
     speculation: Literal["none", "ngram"] = "ngram"
+    num_torch_threads: int | None = None

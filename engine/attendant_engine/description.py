@@ -4,6 +4,7 @@ from pathlib import Path
 
 from attendant_engine import __version__
 from attendant_engine.json_fields import Fields, read_optional_fields
+from attendant_engine.kernels.cpu.library import load_library
 from attendant_engine.models.base import LoadedModel
 from attendant_engine.plan import Plan
 from attendant_engine.tokenizers.chat_template import load_chat_templates
@@ -35,7 +36,15 @@ def describe_model(model: LoadedModel, plan: Plan, *, path: Path, name: str) -> 
         labels=config.labels,
         multi_label=config.multi_label,
         uses_token_types=config.type_vocab_size > 0,
+        quantization=plan.config.quantization,
+        kernels=_kernels(plan.config.attention_backend),
     )
+
+
+def _kernels(attention_backend: str) -> str:
+    """Return what computes, for the bits of an answer depend on it: the native kernels' instruction set, else the backend."""
+    library = load_library() if attention_backend == "native" else None
+    return attention_backend if library is None else library.instruction_set.name.lower()
 
 
 def _tasks(model: LoadedModel, path: Path) -> tuple[Task, ...]:

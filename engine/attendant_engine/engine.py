@@ -60,6 +60,9 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
     device = torch.device(plan.config.device)
     model = load_model(path, dtype=plan.dtype, device=device, attention_backend=plan.config.attention_backend)
     loaded_s = time.perf_counter()
+    num_torch_threads = 1 if plan.config.attention_backend == "native" else plan.config.num_torch_threads
+    if num_torch_threads is not None:
+        torch.set_num_threads(num_torch_threads)  # of this thread, which is the one that steps
     engine = Engine(model, describe_model(model, plan, path=path, name=name), plan.config, num_blocks=plan.num_blocks)
     engine.warm_up()
     engine.load_stats = LoadStats(

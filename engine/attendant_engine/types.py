@@ -144,8 +144,9 @@ EngineOutput = SequenceOutput | PooledOutput
 class ModelInfo:
     """What a loaded model is and does: all a gateway needs to validate, tokenise for and describe it.
 
-    ``digest`` is the sha256 over the weight files' contents; with ``engine_version``, ``dtype`` and ``device_kind``
-    it names what fixes an answer. ``max_model_len`` is in tokens, prompt and completion together.
+    ``digest`` is the sha256 over the weight files' contents; with ``engine_version``, ``dtype``, ``device_kind``,
+    ``quantization`` and ``kernels`` it names what fixes an answer. ``max_model_len`` is in tokens, prompt and completion
+    together. ``kernels`` says what computes: torch, triton, or the instruction set of our own CPU kernels.
     """
 
     name: str
@@ -167,3 +168,5 @@ class ModelInfo:
     labels: tuple[str, ...] = ()
     multi_label: bool = False
     uses_token_types: bool = False
+    quantization: str = "none"
+    kernels: str = "torch"

@@ -46,7 +46,9 @@ class Settings(BaseModel):
     grpc_port: Annotated[int, Field(ge=0, le=65535)] = 9000
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    attention_backend: Literal["auto", "reference", "torch", "triton"] = "auto"
+    attention_backend: Literal["auto", "native", "reference", "torch", "triton"] = "auto"
+    quantization: Literal["none", "int8", "int4"] = "none"
+    speculation: Literal["none", "ngram"] = "ngram"
     max_model_len: Annotated[int, Field(ge=1)] | None = None
     max_num_seqs: Annotated[int, Field(ge=1)] | None = None
     max_batch_tokens: Annotated[int, Field(ge=1)] | None = None

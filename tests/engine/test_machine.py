@@ -1,10 +1,13 @@
-"""Available memory is the least that the kernel or any enclosing control group leaves."""
+"""Available memory and cores are the least that the kernel or any enclosing control group leaves."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from attendant_engine.machine import available_host_bytes
+from attendant_engine.machine import available_cores, available_host_bytes
 
 
 @pytest.fixture
@@ -57,3 +60,48 @@ def test_a_group_over_its_limit_leaves_nothing(proc: Path, tmp_path: Path) -> No
 
 def test_this_machine_has_memory() -> None:
     assert available_host_bytes() > 0
+
+
+def _available_cores(proc: Path, cgroup: Path, num_allowed: int, monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_allowed)))
+    return available_cores(proc, cgroup)
+
+
+def _write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8.0),
+        ({"pod/box/cpu.max": "150000 100000\n"}, 1.5),
+        ({"pod/box/cpu.max": "max 100000\n", "pod/cpu.max": "400000 100000\n"}, 4.0),
+        ({"pod/box/cpu.max": "900000 100000\n", "cpu.max": "250000 100000\n"}, 2.5),
+        ({"other/cpu.max": "50000 100000\n", "pod/box/cpu.max": "nonsense\n"}, 8.0),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8.0),
+        ({"cpu/old/cpu.cfs_quota_us": "300000\n", "cpu/old/cpu.cfs_period_us": "100000\n"}, 3.0),
+    ],
+)
+def test_cores_are_those_that_we_may_run_on_or_less_by_the_tightest_quota(
+    files: dict[str, str], cores: float, proc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (proc / "self" / "cgroup").write_text("5:cpu,cpuacct:/old\n1:name=systemd:/x\n0::/pod/box\n")
+    _write(tmp_path / "cgroup", files)
+    assert _available_cores(proc, tmp_path / "cgroup", 8, monkeypatch) == cores
+
+
+def test_fewer_allowed_cores_than_the_quota_decide(proc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path / "cgroup", {"pod/box/cpu.max": "800000 100000\n"})
+    assert _available_cores(proc, tmp_path / "cgroup", 2, monkeypatch) == 2.0
+
+
+def test_an_affinity_is_obeyed() -> None:
+    script = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    script += "import sys; from attendant_engine.machine import available_cores; print(available_cores() <= 1.0, 'torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "False"]

@@ -134,6 +134,8 @@ def model(message: models_pb2.Model) -> results.Model:
         digest=message.digest,
         dtype=message.dtype,
         device_kind=message.device_kind,
+        quantization=message.quantization,
+        kernels=message.kernels,
         labels=tuple(message.labels),
         embedding_size=message.embedding_size if message.HasField("embedding_size") else None,
         is_ready=message.ready,
@@ -191,6 +193,8 @@ def _receipt(message: common_pb2.Receipt) -> results.Receipt:
         engine_version=message.engine_version,
         dtype=message.dtype,
         device_kind=message.device_kind,
+        quantization=message.quantization,
+        kernels=message.kernels,
         seed=message.seed,
     )
 

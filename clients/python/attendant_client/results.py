@@ -18,13 +18,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What fixed the answer: the same five give the same tokens again."""
+    """What fixed the answer: where all of it is the same, the tokens are the same again."""
 
     model_digest: str
     engine_version: str
     dtype: str
     device_kind: str
     seed: int
+    quantization: str = "none"
+    kernels: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,3 +202,5 @@ class Model:
     status: str
     num_replicas: int
     adapters: tuple[str, ...]
+    quantization: str = "none"
+    kernels: str = ""

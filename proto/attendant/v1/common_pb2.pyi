@@ -372,7 +372,7 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
-    """What fixed the answer: the same five give the same tokens again."""
+    """What fixed the answer: where all of it is the same, the tokens are the same again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -381,6 +381,8 @@ class Receipt(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     DEVICE_KIND_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
     model_digest: _builtins.str
     """sha256 over the model's weight files."""
     engine_version: _builtins.str
@@ -391,6 +393,10 @@ class Receipt(_message.Message):
     """Kind of device, for example cpu."""
     seed: _builtins.int
     """The seed in use; meaningless when temperature is 0."""
+    quantization: _builtins.str
+    """Format that the weights were packed into at load: none, int8 or int4."""
+    kernels: _builtins.str
+    """What computed it: torch, triton, or the instruction set of the engine's own CPU kernels, for example avx512_bf16."""
     def __init__(
         self,
         *,
@@ -399,10 +405,12 @@ class Receipt(_message.Message):
         dtype: _builtins.str = ...,
         device_kind: _builtins.str = ...,
         seed: _builtins.int = ...,
+        quantization: _builtins.str = ...,
+        kernels: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_kind", b"device_kind", "dtype", b"dtype", "engine_version", b"engine_version", "model_digest", b"model_digest", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_kind", b"device_kind", "dtype", b"dtype", "engine_version", b"engine_version", "kernels", b"kernels", "model_digest", b"model_digest", "quantization", b"quantization", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

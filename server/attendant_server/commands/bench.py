@@ -73,6 +73,8 @@ def bench(
                 "digest": served.digest,
                 "dtype": served.dtype,
                 "device_kind": served.device_kind,
+                "quantization": served.quantization,
+                "kernels": served.kernels,
                 "prompt_tokens": prompt_tokens,
                 "max_tokens": max_tokens,
                 "seed": seed,

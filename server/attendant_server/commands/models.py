@@ -25,7 +25,7 @@ def models(as_json: AsJson = False, url: Url = terminal.DEFAULT_URL, api_key: Ap
             model.family,
             ", ".join(model.tasks),
             str(model.max_model_len),
-            f"{model.device_kind}, {model.dtype}",
+            ", ".join((model.device_kind, model.dtype, *([] if model.quantization in ("", "none") else [model.quantization]))),
             str(model.num_replicas),
             "ready" if model.is_ready else model.status or "not ready",
         )

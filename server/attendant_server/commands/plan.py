@@ -13,6 +13,9 @@ def plan(
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option("--dtype", help="Number format of the weights.")
     ] = None,
+    quantization: Annotated[
+        Literal["none", "int8", "int4"] | None, typer.Option("--quantization", help="Pack the weights into fewer bits at load.")
+    ] = None,
     max_model_len: Annotated[int | None, typer.Option("--max-model-len", help="Longest context, in tokens.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", help="Most sequences in one step.")] = None,
     max_batch_tokens: Annotated[int | None, typer.Option("--max-batch-tokens", help="Most tokens in one step.")] = None,
@@ -28,6 +31,7 @@ def plan(
     flags: dict[str, Any] = {
         "device": device,
         "dtype": dtype,
+        "quantization": quantization,
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,
         "max_batch_tokens": max_batch_tokens,

@@ -26,7 +26,16 @@ def serve(
         Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option("--dtype", help="Number format. Default auto.")
     ] = None,
     attention_backend: Annotated[
-        Literal["auto", "reference", "torch", "triton"] | None, typer.Option("--attention-backend", help="Default auto.")
+        Literal["auto", "native", "reference", "torch", "triton"] | None,
+        typer.Option("--attention-backend", help="Native: our own CPU kernels. Default auto: the fastest one here."),
+    ] = None,
+    quantization: Annotated[
+        Literal["none", "int8", "int4"] | None,
+        typer.Option("--quantization", help="Pack float weights into fewer bits at load (native CPU kernels). Default none."),
+    ] = None,
+    speculation: Annotated[
+        Literal["none", "ngram"] | None,
+        typer.Option("--speculation", help="Propose tokens by looking up what followed before; same output. Default ngram."),
     ] = None,
     max_model_len: Annotated[int | None, typer.Option("--max-model-len", help="Longest context, in tokens. Default: the model's.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", help="Most sequences in one step. Default: planned.")] = None,
@@ -60,6 +69,8 @@ def serve(
         "device": device,
         "dtype": dtype,
         "attention_backend": attention_backend,
+        "quantization": quantization,
+        "speculation": speculation,
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,
         "max_batch_tokens": max_batch_tokens,

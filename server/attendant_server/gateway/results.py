@@ -29,6 +29,8 @@ class Receipt:
     dtype: str
     device_kind: str
     seed: int | None = None
+    quantization: str = "none"
+    kernels: str = "torch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,3 +199,5 @@ class ModelCard:
     num_replicas: int = 0
     adapters: tuple[str, ...] = ()
     created_s: int = 0
+    quantization: str = "none"
+    kernels: str = "torch"

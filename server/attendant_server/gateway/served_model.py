@@ -50,4 +50,6 @@ class ServedModel:
             status=self.replicas.status,
             num_replicas=num_ready,
             created_s=self._created_s,
+            quantization=info.quantization if info else "",
+            kernels=info.kernels if info else "",
         )

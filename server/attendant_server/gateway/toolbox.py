@@ -29,4 +29,12 @@ class Toolbox:
 
 def make_receipt(info: ModelInfo, seed: int | None = None) -> Receipt:
     """Say what fixes the answers of a model."""
-    return Receipt(model_digest=info.digest, engine_version=info.engine_version, dtype=info.dtype, device_kind=info.device_kind, seed=seed)
+    return Receipt(
+        model_digest=info.digest,
+        engine_version=info.engine_version,
+        dtype=info.dtype,
+        device_kind=info.device_kind,
+        seed=seed,
+        quantization=info.quantization,
+        kernels=info.kernels,
+    )

@@ -135,6 +135,8 @@ def model(card: results.ModelCard) -> models_pb2.Model:
         digest=card.digest,
         dtype=card.dtype,
         device_kind=card.device_kind,
+        quantization=card.quantization,
+        kernels=card.kernels,
         vocab_size=card.vocab_size,
         labels=card.labels,
         embedding_size=card.embedding_size,
@@ -195,6 +197,8 @@ def _receipt(receipt: results.Receipt) -> common_pb2.Receipt:
         engine_version=receipt.engine_version,
         dtype=receipt.dtype,
         device_kind=receipt.device_kind,
+        quantization=receipt.quantization,
+        kernels=receipt.kernels,
         seed=receipt.seed or 0,
     )
 

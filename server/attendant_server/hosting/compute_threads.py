@@ -1,14 +1,18 @@
-"""How the engine's compute threads wait for each other: a moment of spinning, then sleep.
+"""How many threads engines compute with, and how torch's wait for each other: a moment of spinning, then sleep.
 
-The command line sets this before torch is loaded, and the processes that Ray starts inherit it; a Kubernetes deployment
-sets the same.
+All engines on the native kernels take turns on one pool of this process; an engine on torch has threads of its own.
+The command line sets how to wait before torch is loaded, and the processes that Ray starts inherit it; a Kubernetes
+deployment sets the same.
 
 OpenMP's default is to spin for milliseconds. Where anything else wants the same cores (a gateway, a client, a
 neighbour), the spinners take its time and every product waits for the scheduler: on two cores with other work on them, a
 decode step of a 124M model took 500 to 760 ms at the default and 28 to 54 ms with this.
 """
 
+import math
 from collections.abc import MutableMapping
+
+from attendant_server.hosting.cpus import num_threads
 
 _OWN_CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
@@ -22,3 +26,20 @@ def apply_wait_policy(environment: MutableMapping[str, str]) -> None:
     """Set the variables, unless the operator made a choice of their own."""
     if not any(name in environment for name in _OWN_CHOICES):
         environment.update(wait_policy())
+
+
+def size_compute_threads(cpus: float, num_engines: int) -> int:
+    """Size the native kernels' pool to ``cpus``; return the threads of each of ``num_engines`` where it computes with torch.
+
+    ``OMP_NUM_THREADS`` may say less. Before any engine of this process is loaded.
+    """
+    # Here: the command line imports this module before it has set how torch's threads wait.
+    import torch
+
+    from attendant_engine.kernels.cpu.library import load_library
+
+    most = torch.get_num_threads()
+    library = load_library()
+    if library is not None:
+        library.set_num_threads(min(most, num_threads(cpus)))
+    return min(most, num_threads(math.floor(cpus / num_engines * 100) / 100))

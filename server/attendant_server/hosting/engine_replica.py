@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import ray
 from ray import serve
 
+from attendant_engine.machine import available_cores
 from attendant_server.config import ModelSettings, Settings
-from attendant_server.hosting.cpus import num_threads
+from attendant_server.hosting.compute_threads import size_compute_threads
 from attendant_server.hosting.log_pipe import open_log
 from attendant_server.link.server import LinkServer
 from attendant_server.logging import configure_logging
@@ -26,12 +27,10 @@ class EngineReplica:
     """One engine of one model. Serve counts it as running when ``record_replica_metadata`` has returned."""
 
     def __init__(self, model: ModelSettings, settings: Settings, link_token: str, log_path: str | None = None) -> None:
-        # Here, since whoever deploys imports this module too and has no use for torch.
-        import torch
-
         configure_logging(log_format=settings.log_format, level=settings.log_level, stream=open_log(log_path))
         resources: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
-        torch.set_num_threads(num_threads(resources.get("CPU", 1.0)))
+        # Never more than the container has, whatever was reserved.
+        self._num_torch_threads = size_compute_threads(min(resources.get("CPU", 1.0), available_cores()), 1)
         self._model = model
         self._settings = settings
         self._link_token = link_token
@@ -43,7 +42,7 @@ class EngineReplica:
         from attendant_server.hosting.engine_settings import make_local_link
 
         replica_id: str = serve.get_replica_context().replica_id.unique_id
-        self._engine = make_local_link(self._model, self._settings, replica_id=replica_id)
+        self._engine = make_local_link(self._model, self._settings, replica_id=replica_id, num_torch_threads=self._num_torch_threads)
         self._engine.start()
         await self._engine.wait_loaded()
         if not self._engine.is_ready:

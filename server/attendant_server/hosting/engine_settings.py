@@ -10,21 +10,24 @@ from attendant_server.link.local import LocalLink
 from attendant_server.metrics import ReplicaMetrics
 
 
-def engine_config(settings: Settings) -> EngineConfig:
+def engine_config(settings: Settings, *, num_torch_threads: int | None = None) -> EngineConfig:
     """Return what the settings say about every engine; what they leave open, the engine's planner decides."""
     return EngineConfig(
         device=settings.device,
         dtype=settings.dtype,
         attention_backend=settings.attention_backend,
+        quantization=settings.quantization,
+        speculation=settings.speculation,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_batch_tokens=settings.max_batch_tokens,
         kv_cache_memory_bytes=settings.kv_cache_memory,
         max_queue=settings.max_queue,
+        num_torch_threads=num_torch_threads,
     )
 
 
-def make_local_link(model: ModelSettings, settings: Settings, *, replica_id: str) -> LocalLink:
+def make_local_link(model: ModelSettings, settings: Settings, *, replica_id: str, num_torch_threads: int) -> LocalLink:
     """Return the link to an engine of this process, not started yet; to be called on the running event loop."""
-    load = partial(load_engine, Path(model.path), model.name, engine_config(settings))
+    load = partial(load_engine, Path(model.path), model.name, engine_config(settings, num_torch_threads=num_torch_threads))
     return LocalLink(load, replica_id=replica_id, metrics=ReplicaMetrics(model=model.name, replica=replica_id))

@@ -7,17 +7,18 @@ import asyncio
 import sys
 from contextlib import suppress
 
-import torch
 import uvloop
 
 from attendant_engine.errors import EngineError
+from attendant_engine.machine import available_cores
 from attendant_server.auth import ApiKeyFileError, ApiKeys
 from attendant_server.config import ModelSettings, Settings
 from attendant_server.gateway.gateway import Gateway
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.grpc_api.services import build_server
 from attendant_server.hosting.banner import ready_text
-from attendant_server.hosting.cpus import available_cpus, threads_per_engine
+from attendant_server.hosting.compute_threads import size_compute_threads
+from attendant_server.hosting.cpus import server_cpus
 from attendant_server.hosting.engine_settings import make_local_link
 from attendant_server.hosting.lifecycle import StopRequest
 from attendant_server.hosting.listeners import GrpcListener, HttpListener
@@ -73,13 +74,19 @@ class LocalServer:
         self._settings = settings
         api_keys = ApiKeys.load(settings.api_key_file)
         self._links: list[LocalLink] = []
+        num_cores = available_cores()
+        num_engines = max(1, len(settings.models) * settings.replicas)
+        self._num_torch_threads = size_compute_threads(num_cores - server_cpus(num_cores), num_engines)
         models = {model.name: self._load_model(model) for model in settings.models}
         self.gateway = Gateway(models, api_keys=api_keys, request_timeout_s=settings.request_timeout_s)
         self._http = HttpListener(create_app(self.gateway, settings), host=settings.host, port=settings.http_port)
         self._grpc = GrpcListener(build_server(self.gateway, settings), host=settings.host, port=settings.grpc_port)
 
     def _load_model(self, model: ModelSettings) -> ServedModel:
-        links = [make_local_link(model, self._settings, replica_id=f"local-{len(self._links) + n}") for n in range(self._settings.replicas)]
+        links = [
+            make_local_link(model, self._settings, replica_id=f"local-{len(self._links) + n}", num_torch_threads=self._num_torch_threads)
+            for n in range(self._settings.replicas)
+        ]
         self._links += links
         return ServedModel.load(model.name, model.path, links=links, max_queue=self._settings.max_queue)
 
@@ -95,8 +102,6 @@ class LocalServer:
 
     async def start(self) -> None:
         """Answer on both ports at once; return when every model has loaded. Raises ``StartError`` when one cannot."""
-        # Before any engine's thread computes; OMP_NUM_THREADS may say less.
-        torch.set_num_threads(min(torch.get_num_threads(), threads_per_engine(available_cpus(), max(1, len(self._links)))))
         for link in self._links:
             link.start()
         self._http.start()

@@ -80,13 +80,17 @@ def usage(spent: Usage) -> dict[str, Any]:
 def receipt(fixed: Receipt) -> dict[str, Any]:
     """Return what fixed the answer, and OpenAI's one-word form of it."""
     return {
-        "system_fingerprint": f"fp_{fixed.model_digest[:12]}_{fixed.engine_version}_{fixed.dtype}_{fixed.device_kind}",
+        "system_fingerprint": "_".join(
+            ("fp", fixed.model_digest[:12], fixed.engine_version, fixed.dtype, fixed.device_kind, fixed.quantization, fixed.kernels)
+        ),
         "receipt": {
             "model_digest": fixed.model_digest,
             "engine_version": fixed.engine_version,
             "dtype": fixed.dtype,
             "device_kind": fixed.device_kind,
             "seed": fixed.seed,
+            "quantization": fixed.quantization,
+            "kernels": fixed.kernels,
         },
     }
 
@@ -170,6 +174,8 @@ def model(card: ModelCard) -> dict[str, Any]:
         "digest": card.digest,
         "dtype": card.dtype,
         "device_kind": card.device_kind,
+        "quantization": card.quantization,
+        "kernels": card.kernels,
         "is_ready": card.is_ready,
         "status": card.status,
         "num_replicas": card.num_replicas,

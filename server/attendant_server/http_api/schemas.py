@@ -45,13 +45,15 @@ class TaskUsage(BaseModel):
 
 
 class ReceiptAnswer(BaseModel):
-    """What fixed the answer: the same five give the same tokens again."""
+    """What fixed the answer: where all of it is the same, the tokens are the same again."""
 
     model_digest: str = Field(description="sha256 over the model's weight files.")
     engine_version: str
     dtype: str
     device_kind: str
     seed: int | None
+    quantization: str = Field(description="Format that the weights were packed into at load: none, int8 or int4.")
+    kernels: str = Field(description="What computed it: torch, triton, or the instruction set of the engine's own CPU kernels.")
 
 
 class TimingAnswer(BaseModel):
@@ -264,6 +266,8 @@ class ModelAnswer(BaseModel):
     digest: str
     dtype: str
     device_kind: str
+    quantization: str = Field(description="Format that the weights were packed into at load: none, int8 or int4.")
+    kernels: str = Field(description="What computes: torch, triton, or the instruction set of the engine's own CPU kernels.")
     is_ready: bool
     status: str
     num_replicas: int

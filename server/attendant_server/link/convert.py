@@ -141,6 +141,8 @@ def model_to_proto(info: ModelInfo) -> pb.Model:
         labels=info.labels,
         multi_label=info.multi_label,
         uses_token_types=info.uses_token_types,
+        quantization=info.quantization,
+        kernels=info.kernels,
     )
 
 
@@ -166,6 +168,8 @@ def model_from_proto(message: pb.Model) -> ModelInfo:
         labels=tuple(message.labels),
         multi_label=message.multi_label,
         uses_token_types=message.uses_token_types,
+        quantization=message.quantization,
+        kernels=message.kernels,
     )
 
 

@@ -77,7 +77,7 @@ function showRequest() {
   current.model = $("model").value;
   const model = models.find((each) => each.id === current.model);
   if (!model) return;
-  const parts = [model.family, `up to ${model.max_model_len} tokens`, `${model.dtype} on ${model.device_kind}`];
+  const parts = [model.family, `up to ${model.max_model_len} tokens`, `${model.quantization === "none" ? model.dtype : model.quantization} on ${model.device_kind}`];
   $("model-facts").textContent = model.is_ready ? parts.join(" · ") : `Not ready: ${model.status}.`;
   $("curl").textContent = curl(current.task.path, readBody()[0], current.task.streams ? "-N " : "");
 }

@@ -59,6 +59,7 @@ async def test_complete_sends_every_field_and_returns_the_whole_result(gateway: 
     assert [position.has_logprob for position in first.logprobs] == [True, False]
     assert first.logprobs[0].top[0].logprob == -0.5
     assert (answer.usage.prompt_tokens, answer.usage.cached_tokens, answer.usage.total_tokens) == (3, 1, 5)
+    assert (answer.receipt.quantization, answer.receipt.kernels) == ("int8", "avx2")
     assert (answer.receipt.dtype, answer.receipt.seed, answer.timing.total_s) == ("float32", 7, 1.75)
 
 

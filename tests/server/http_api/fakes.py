@@ -11,7 +11,9 @@ from attendant_server.errors import ServingError
 from attendant_server.gateway import requests, results
 from attendant_server.gateway.interface import CallContext, StreamItem
 
-RECEIPT = results.Receipt(model_digest="d" * 64, engine_version="0.1.0", dtype="float32", device_kind="cpu", seed=7)
+RECEIPT = results.Receipt(
+    model_digest="d" * 64, engine_version="0.1.0", dtype="float32", device_kind="cpu", seed=7, quantization="int8", kernels="avx2"
+)
 TIMING = results.Timing(queue_s=0.25, prefill_s=0.5, decode_s=1.0, total_s=1.75)
 USAGE = results.Usage(prompt_tokens=3, cached_tokens=1, completion_tokens=2)
 CARD = results.ModelCard(

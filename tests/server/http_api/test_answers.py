@@ -49,7 +49,7 @@ async def test_a_completion_has_openais_shape_with_receipt_and_timing(client: ht
         "prompt_tokens_details": {"cached_tokens": 1},
     }
     assert answer["receipt"]["seed"] == 7
-    assert answer["system_fingerprint"] == "fp_dddddddddddd_0.1.0_float32_cpu"
+    assert answer["system_fingerprint"] == "fp_dddddddddddd_0.1.0_float32_cpu_int8_avx2"
     assert answer["timing"] == {"queue_s": 0.25, "prefill_s": 0.5, "decode_s": 1.0, "total_s": 1.75}
 
 

@@ -1,13 +1,15 @@
 """Loads the compiled kernels and says whether this machine can run them. ctypes releases the GIL during every call."""
 
 import ctypes
-import os
 from ctypes import c_char_p, c_int32, c_int64, c_void_p
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from attendant_engine.kernels.cpu.calls import STRUCTS
+from attendant_engine.machine import available_cores
 
 LIBRARY_PATH = Path(__file__).with_name("libattendant_cpu.so")
 
@@ -33,7 +35,8 @@ class KernelLibrary:
         for struct in STRUCTS:
             if self.c.attendant_struct_bytes(struct.__name__.encode()) != ctypes.sizeof(struct):
                 raise RuntimeError("The compiled CPU kernels are not of this version; run `make` again.")
-        self.c.attendant_set_num_threads(len(os.sched_getaffinity(0)))
+        # OMP_NUM_THREADS, which torch has read, may say less than the machine has.
+        self.c.attendant_set_num_threads(min(max(1, round(available_cores())), torch.get_num_threads()))
 
     @property
     def instruction_set(self) -> InstructionSet:

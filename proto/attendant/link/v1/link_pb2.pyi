@@ -189,6 +189,8 @@ class Model(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     MULTI_LABEL_FIELD_NUMBER: _builtins.int
     USES_TOKEN_TYPES_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Served name."""
     path: _builtins.str
@@ -221,6 +223,10 @@ class Model(_message.Message):
     """Whether each label is judged on its own."""
     uses_token_types: _builtins.bool
     """Whether the model reads segment ids."""
+    quantization: _builtins.str
+    """Format that the weights were packed into at load: none, int8 or int4."""
+    kernels: _builtins.str
+    """What computes: torch, triton, or the instruction set of the engine's own CPU kernels."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tasks it does."""
@@ -255,10 +261,12 @@ class Model(_message.Message):
         labels: _abc.Iterable[_builtins.str] | None = ...,
         multi_label: _builtins.bool = ...,
         uses_token_types: _builtins.bool = ...,
+        quantization: _builtins.str = ...,
+        kernels: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size", "_pooling", b"_pooling", "embedding_size", b"embedding_size", "pooling", b"pooling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size", "_pooling", b"_pooling", "device_kind", b"device_kind", "digest", b"digest", "dtype", b"dtype", "embedding_size", b"embedding_size", "engine_version", b"engine_version", "eos_token_ids", b"eos_token_ids", "family", b"family", "kind", b"kind", "labels", b"labels", "max_model_len", b"max_model_len", "multi_label", b"multi_label", "name", b"name", "normalize", b"normalize", "num_parameters", b"num_parameters", "path", b"path", "pooling", b"pooling", "tasks", b"tasks", "uses_token_types", b"uses_token_types", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size", "_pooling", b"_pooling", "device_kind", b"device_kind", "digest", b"digest", "dtype", b"dtype", "embedding_size", b"embedding_size", "engine_version", b"engine_version", "eos_token_ids", b"eos_token_ids", "family", b"family", "kernels", b"kernels", "kind", b"kind", "labels", b"labels", "max_model_len", b"max_model_len", "multi_label", b"multi_label", "name", b"name", "normalize", b"normalize", "num_parameters", b"num_parameters", "path", b"path", "pooling", b"pooling", "quantization", b"quantization", "tasks", b"tasks", "uses_token_types", b"uses_token_types", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__embedding_size: _TypeAlias = _typing.Literal["embedding_size"]  # noqa: Y015
     _WhichOneofArgType__embedding_size: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size"]  # noqa: Y015
