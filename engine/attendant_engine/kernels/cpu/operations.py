@@ -1,7 +1,11 @@
-"""The operations of a program before it has memory: what each reads and writes, and how it fills its kernel's call."""
+"""The operations of a program before it has memory: what each reads and writes, and how it fills its kernel's call.
+
+``call`` is complete but for its buffers, which ``bind`` writes, and for what differs by step. ``wanted_format`` says in
+which format an operation reads a value without having to convert it.
+"""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 
@@ -27,33 +31,6 @@ INPUT_FORMATS = {WeightFormat.F32: Format.F32, WeightFormat.BF16: Format.BF16, W
 
 TABLE_FORMATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16}
 
-Call = EmbedCall | NormCall | LinearCall | CacheWriteCall | AttentionCall
-
-
-class Operation(Protocol):
-    """One kernel call. ``call`` is filled but for its buffers; ``bind`` fills those, and whatever differs by step stays open."""
-
-    kind: OpKind
-    call: Call
-
-    @property
-    def reads(self) -> tuple[Value, ...]:
-        """The values that it reads."""
-        ...
-
-    @property
-    def writes(self) -> tuple[Value, ...]:
-        """The values that it writes, scratch included."""
-        ...
-
-    def wanted_format(self, value: Value) -> Format:
-        """Return the format in which it reads ``value`` without converting it."""
-        ...
-
-    def bind(self, arena: Arena) -> None:
-        """Write the addresses of its buffers into the call."""
-        ...
-
 
 def rows(arena: Arena, value: Value) -> Rows:
     """Describe a value's memory to a kernel."""
@@ -68,7 +45,7 @@ class EmbedOperation:
     tokens: torch.Tensor | PackedWeight
     positions: torch.Tensor | None
     types: torch.Tensor | None
-    kind: OpKind = OpKind.EMBED
+    kind: ClassVar = OpKind.EMBED
     call: EmbedCall = field(default_factory=EmbedCall)
 
     def __post_init__(self) -> None:
@@ -114,7 +91,7 @@ class NormOperation:
     weight: torch.Tensor
     bias: torch.Tensor | None
     eps: float
-    kind: OpKind = OpKind.NORM
+    kind: ClassVar = OpKind.NORM
     call: NormCall = field(default_factory=NormCall)
 
     def __post_init__(self) -> None:
@@ -151,7 +128,7 @@ class LinearOperation:
     weight: PackedWeight
     activation: Activation
     residual: Value | None
-    kind: OpKind = OpKind.LINEAR
+    kind: ClassVar = OpKind.LINEAR
     call: LinearCall = field(default_factory=LinearCall)
     scratch: Value = field(init=False)
 
@@ -198,7 +175,7 @@ class CacheWriteOperation:
     num_heads: int
     cache: CacheView
     rotary: Rotary | None
-    kind: OpKind = OpKind.WRITE_CACHE
+    kind: ClassVar = OpKind.WRITE_CACHE
     call: CacheWriteCall = field(default_factory=CacheWriteCall)
 
     def __post_init__(self) -> None:
@@ -238,7 +215,7 @@ class AttentionOperation:
     num_heads: int
     cache: CacheView
     scale: float
-    kind: OpKind = OpKind.ATTENTION
+    kind: ClassVar = OpKind.ATTENTION
     call: AttentionCall = field(default_factory=AttentionCall)
 
     def __post_init__(self) -> None:
@@ -262,3 +239,6 @@ class AttentionOperation:
         """Write the addresses of queries and output, and the cache as it is now."""
         self.call.q, self.call.q_stride = arena.address(self.qkv), self.qkv.stride
         self.call.out, self.call.cache = rows(arena, self.out), self.cache
+
+
+Operation = EmbedOperation | NormOperation | LinearOperation | CacheWriteOperation | AttentionOperation

@@ -4,7 +4,7 @@ Weights are packed as they come and their float originals let go of at once, so 
 layer. Knows tensors and modules that have a ``weight`` and perhaps a ``bias``; no model family, no checkpoint.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, TypeVar, cast
 
 import torch
@@ -26,10 +26,18 @@ from attendant_engine.kernels.cpu.operations import (
 )
 from attendant_engine.kernels.cpu.weights import PackedWeight
 
-_AnyOperation = TypeVar("_AnyOperation", bound=Operation)
+_AnyOperation = TypeVar("_AnyOperation", EmbedOperation, NormOperation, LinearOperation, CacheWriteOperation, AttentionOperation)
 
 _ALL_FORMATS = frozenset({Format.F32, Format.BF16, Format.U8})
 _FLOAT_FORMATS = frozenset({Format.F32, Format.BF16})
+
+
+class Fill(Protocol):
+    """Materialises the parameters of a module, in the element type asked for, just before they are packed."""
+
+    def __call__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        """Give every parameter of ``module`` memory and its values."""
+        ...
 
 
 class Heads(Protocol):
@@ -44,9 +52,8 @@ class Heads(Protocol):
 class ProgramBuilder:
     """Takes operations in order and returns the program.
 
-    ``weight_format`` is that of linear layers; ``dtype`` that of embeddings and the cache. ``fill`` materialises a module's
-    parameters just before they are packed. ``shared_table`` is the module of token embeddings that a tied head shares,
-    packed once for both.
+    ``weight_format`` is that of linear layers; ``dtype`` that of embeddings and the cache. ``shared_table`` is the module
+    of token embeddings that a tied head shares, packed once for both in ``shared_format``.
     """
 
     def __init__(
@@ -55,14 +62,16 @@ class ProgramBuilder:
         *,
         dtype: torch.dtype,
         weight_format: WeightFormat,
-        fill: Callable[[nn.Module], None] = lambda module: None,
+        fill: Fill,
         shared_table: nn.Module | None = None,
+        shared_format: WeightFormat | None = None,
     ) -> None:
         self._library = library
         self._dtype = dtype
         self._weight_format = weight_format
         self._fill = fill
         self._shared_table = shared_table
+        self._shared_format = shared_format
         self._operations: list[Operation] = []
         self._caches: list[CacheView] = []
         self._output: Value | None = None
@@ -73,17 +82,17 @@ class ProgramBuilder:
         """Sum the rows of each table for each token."""
         table: torch.Tensor | PackedWeight
         if tokens is self._shared_table:
-            table = self.packed_table = self.pack([tokens])
+            table = self.packed_table = self.pack([tokens], weight_format=self._shared_format)
             width = table.num_inputs
         else:
             table = self._table(tokens)
             width = table.shape[1]
-        tables = [None if module is None else self._table(module) for module in (positions, types)]
-        return self._append(EmbedOperation(Value(width), table, *tables)).out
+        added = [None if module is None else self._table(module) for module in (positions, types)]
+        return self._append(EmbedOperation(Value(width), table, added[0], added[1])).out
 
     def norm(self, x: Value, module: nn.Module) -> Value:
         """Normalise rows: LayerNorm where the module has a bias, RMSNorm where it has none."""
-        self._fill(module)
+        self._fill(module, torch.float32)
         weight, bias = self._vector(module, "weight"), self._vector(module, "bias")
         assert weight is not None, "a norm has a weight"
         _release(module)
@@ -129,7 +138,7 @@ class ProgramBuilder:
     def pack(self, modules: Sequence[nn.Module], *, is_gated: bool = False, weight_format: WeightFormat | None = None) -> PackedWeight:
         """Pack the modules' weights and biases, one below the other, and let go of the originals."""
         for module in modules:
-            self._fill(module)
+            self._fill(module, torch.float32)
         parts = [(cast(torch.Tensor, module.weight), cast(torch.Tensor | None, getattr(module, "bias", None))) for module in modules]
         chosen = self._weight_format if weight_format is None else weight_format
         packed = PackedWeight(self._library, chosen, parts, is_gated=is_gated)
@@ -139,7 +148,7 @@ class ProgramBuilder:
         return packed
 
     def _table(self, module: nn.Module) -> torch.Tensor:
-        self._fill(module)
+        self._fill(module, self._dtype)
         table = cast(torch.Tensor, module.weight).detach().to(self._dtype).contiguous()
         _release(module)
         self.weight_bytes += table.nbytes
