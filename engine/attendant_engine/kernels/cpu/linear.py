@@ -16,9 +16,8 @@ class NativeLinear:
     def __init__(self, library: KernelLibrary, weight: PackedWeight, activation: Activation = Activation.NONE) -> None:
         self._library = library
         self._weight = weight
-        self._scratch_width = round_up(weight.num_inputs, 64) + 16
         self._out = torch.empty(0, weight.num_outputs)
-        self._scratch = torch.empty(0, self._scratch_width)
+        self._scratch = torch.empty(0, dtype=torch.uint8)
         self._call = LinearCall(weight=weight.handle, activation=activation)
 
     def __call__(self, hidden: torch.Tensor, row_ids: torch.Tensor | None = None) -> torch.Tensor:
@@ -29,12 +28,12 @@ class NativeLinear:
         if num_rows > self._out.shape[0]:
             with torch.inference_mode(False):
                 self._out = torch.empty(num_rows, self._weight.num_outputs)
-                self._scratch = torch.empty(num_rows, self._scratch_width)
+                self._scratch = torch.empty(self._weight.scratch_bytes(num_rows) + 64, dtype=torch.uint8)
         call = self._call
         call.x = Rows(hidden.data_ptr(), hidden.stride(0), Format.F32, None)
         call.row_ids = None if row_ids is None else row_ids.data_ptr()
         call.num_rows = num_rows
         call.out = Rows(self._out.data_ptr(), self._out.stride(0), Format.F32, None)
-        call.scratch = self._scratch.data_ptr()
+        call.scratch = round_up(self._scratch.data_ptr(), 64)
         self._library.c.attendant_linear(ctypes.addressof(call))
         return self._out[:num_rows]

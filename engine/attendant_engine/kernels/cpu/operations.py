@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from attendant_engine.kernels.cpu.arena import Arena, Value, round_up
+from attendant_engine.kernels.cpu.arena import ITEM_BYTES, Arena, Value
 from attendant_engine.kernels.cpu.calls import (
     Activation,
     AttentionCall,
@@ -133,8 +133,8 @@ class LinearOperation:
     scratch: Value = field(init=False)
 
     def __post_init__(self) -> None:
-        # Room for x in the weight's input format and a scale a row, for the kernel that converts it.
-        self.scratch = Value(round_up(self.weight.num_inputs, 64) + 16)
+        # Room for x in the weight's input format, for the kernel that converts it; in float32 because rows are.
+        self.scratch = Value(-(-self.weight.scratch_row_bytes // 4))
         self.call.weight, self.call.activation = self.weight.handle, self.activation
 
     @property
@@ -145,7 +145,13 @@ class LinearOperation:
     @property
     def writes(self) -> tuple[Value, ...]:
         """Its output, and the converted input where there has to be one."""
-        return (self.out, self.scratch) if self.x.format is not INPUT_FORMATS[self.weight.weight_format] else (self.out,)
+        return (self.out, self.scratch) if self._is_converted else (self.out,)
+
+    @property
+    def _is_converted(self) -> bool:
+        """Kernels take the weight's own input format as it is, if rows are whole steps of four bytes."""
+        row_bytes = self.x.width * ITEM_BYTES[self.x.format]
+        return self.x.format is not INPUT_FORMATS[self.weight.weight_format] or row_bytes % 4 != 0
 
     def wanted_format(self, value: Value) -> Format:
         """The weight's own, for the input alone."""
@@ -156,7 +162,7 @@ class LinearOperation:
         self.call.x, self.call.out = rows(arena, self.x), rows(arena, self.out)
         if self.residual is not None:
             self.call.residual, self.call.residual_stride = arena.address(self.residual), self.residual.stride
-        self.call.scratch = arena.address(self.scratch) if self.scratch in self.writes else None
+        self.call.scratch = arena.address(self.scratch) if self._is_converted else None
 
 
 @dataclass(frozen=True, slots=True)
