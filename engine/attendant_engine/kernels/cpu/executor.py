@@ -94,7 +94,7 @@ class Program:
             elements = max(cache.num_kv_heads * round_up(cache.head_dim, TILE) * TILE for cache in self._caches)
             dtype = _TORCH_DTYPES[Format(self._caches[0].format)]
             self._own_memory = []
-            self._own_memory = [torch.zeros(num_blocks * elements, dtype=dtype) for _ in range(2)]
+            self._own_memory = [torch.empty(num_blocks * elements, dtype=dtype) for _ in range(2)]
             self._own_blocks = num_blocks
         for cache in self._caches:
             cache.key, cache.value = (memory.data_ptr() for memory in self._own_memory)

@@ -62,12 +62,6 @@ void run_op(const Op& op, const Kernels& kernels, Team& team) {
     }
 }
 
-const CacheView* own_cache(const Program& program) {
-    for (int64_t i = 0; i < program.num_ops; i++)
-        if (program.ops[i].kind == OpKind::WriteCache) return &static_cast<const CacheWriteCall*>(program.ops[i].call)->cache;
-    return nullptr;
-}
-
 int64_t now_ns() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -96,7 +90,7 @@ void run_ops(void* argument, Team& team) {
 
 }  // namespace
 
-void Placement::place(Step& step, const CacheView& cache) {
+void Placement::place(Step& step) {
     int64_t max_blocks = 1;
     for (int64_t s = 0; s < step.num_sequences; s++) {
         const int64_t num_blocks = (step.seq_lens[s] + kTile - 1) / kTile;
@@ -104,18 +98,12 @@ void Placement::place(Step& step, const CacheView& cache) {
     }
     slots_.resize(step.num_tokens);
     block_table_.resize(step.num_sequences * max_blocks);
-    const int64_t head_dim = padded_head_dim(cache.head_dim);
-    const int64_t head_bytes = kTile * head_dim * (cache.format == Format::BF16 ? 2 : 4), row_bytes = head_bytes / kTile;
     int64_t first_block = 0;
     for (int64_t s = 0; s < step.num_sequences; s++) {
-        const int64_t len = step.seq_lens[s], num_blocks = (len + kTile - 1) / kTile, num_in_last = len % kTile;
+        const int64_t len = step.seq_lens[s], num_blocks = (len + kTile - 1) / kTile;
         for (int64_t i = 0; i < num_blocks; i++) block_table_[s * max_blocks + i] = static_cast<int32_t>(first_block + i);
         for (int64_t i = 0; i < len; i++) slots_[step.cu_seqlens_q[s] + i] = first_block * kTile + i;
         first_block += num_blocks;
-        if (num_in_last == 0) continue;
-        char* block = static_cast<char*>(cache.value) + (first_block - 1) * cache.num_kv_heads * head_bytes;
-        for (int64_t head = 0; head < cache.num_kv_heads; head++)
-            __builtin_memset(block + head * head_bytes + num_in_last * row_bytes, 0, (kTile - num_in_last) * row_bytes);
     }
     step.slots = slots_.data();
     step.block_table = block_table_.data();
@@ -124,10 +112,7 @@ void Placement::place(Step& step, const CacheView& cache) {
 
 void run_program(Program& program, const Step& given, int64_t* op_ns) {
     Step step = given;
-    if (step.slots == nullptr) {
-        const CacheView* cache = own_cache(program);
-        if (cache != nullptr) program.placement.place(step, *cache);
-    }
+    if (step.slots == nullptr) program.placement.place(step);
     for (int64_t i = 0; i < program.num_ops; i++) write_step(program.ops[i], step);
     Run run{&program, &kernels(), op_ns};
     run_on_pool(run_ops, &run);

@@ -40,9 +40,8 @@ struct Step {
 // Where whole sequences stand in a cache of their own: one after the other, each from the beginning of a block.
 class Placement {
 public:
-    // Gives `step` slots and a block table, and zeroes the values behind each sequence's end: what an earlier step left
-    // there may be NaN, which a weight of zero does not cancel.
-    void place(Step& step, const CacheView& cache);
+    // Gives `step` slots and a block table, which live until the next call.
+    void place(Step& step);
 
 private:
     std::vector<int64_t> slots_;
