@@ -4,7 +4,7 @@ A family takes part by a method ``lower`` beside its ``forward``, which says the
 """
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -24,7 +24,7 @@ from attendant_engine.kernels.cpu.library import KernelLibrary, load_library
 from attendant_engine.kernels.cpu.linear import NativeLinear
 from attendant_engine.kernels.cpu.program import Fill, ProgramBuilder
 from attendant_engine.layers.activations import ACTIVATIONS, NATIVE_ACTIVATIONS
-from attendant_engine.models.base import ClassificationHead, LanguageModelHead, ModelInputs
+from attendant_engine.models.base import ClassificationHead, LanguageModelHead, ModelInputs, PoolingHead
 from attendant_engine.models.registry import BuiltModel
 
 Quantization = Literal["none", "int8", "int4"]
@@ -87,6 +87,17 @@ class NativeTrunk:
         return step
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeModel:
+    """A model ready to run: the trunk, and the head that its checkpoint has. ``weight_bytes`` is what its weights take as packed."""
+
+    trunk: NativeTrunk
+    weight_bytes: int
+    lm_head: LanguageModelHead | None = None
+    pooling_head: PoolingHead | None = None
+    classification_head: ClassificationHead | None = None
+
+
 def can_compile(config: ModelConfig, dtype: torch.dtype) -> bool:
     """Say whether the native kernels exist on this machine and do all that the model asks; if not, log why."""
     reason = _obstacle(config, dtype)
@@ -105,11 +116,8 @@ def _obstacle(config: ModelConfig, dtype: torch.dtype) -> str | None:
     return None
 
 
-def compile_model(built: BuiltModel, *, dtype: torch.dtype, quantization: Quantization, fill: Fill) -> tuple[BuiltModel, int]:
-    """Pack the weights of a laid-out model, each module's as ``fill`` materialises it.
-
-    Returns what runs them, and the bytes that the packed weights take.
-    """
+def compile_model(built: BuiltModel, *, dtype: torch.dtype, quantization: Quantization, fill: Fill) -> NativeModel:
+    """Pack the weights of a laid-out model, each module's as ``fill`` materialises it, and return what runs them."""
     library, trunk, lm_head = load_library(), built.trunk, built.lm_head
     assert library is not None and isinstance(trunk, Lowerable), "asked for a model that can_compile refuses"
     plain = _PLAIN_FORMATS[dtype]
@@ -132,8 +140,13 @@ def compile_model(built: BuiltModel, *, dtype: torch.dtype, quantization: Quanti
     elif isinstance(lm_head, LanguageModel):
         head = NativeLinear(library, builder.pack([lm_head.lm_head], weight_format=head_format))
     classification = _classification(library, builder, built.classification_head, plain)
-    compiled = replace(built, trunk=NativeTrunk(builder.finish()), lm_head=head, classification_head=classification)
-    return compiled, builder.weight_bytes
+    return NativeModel(
+        trunk=NativeTrunk(builder.finish()),
+        weight_bytes=builder.weight_bytes,
+        lm_head=head,
+        pooling_head=built.pooling_head,
+        classification_head=classification,
+    )
 
 
 def _classification(

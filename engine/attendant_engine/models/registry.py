@@ -17,7 +17,7 @@ from attendant_engine.heads.language_model import LanguageModel, TiedLanguageMod
 from attendant_engine.heads.pooling import Pooling
 from attendant_engine.layers.embeddings import Embedding
 from attendant_engine.layers.linear import Linear
-from attendant_engine.models.base import ClassificationHead, LanguageModelHead, PoolingHead, Trunk
+from attendant_engine.models.base import ClassificationHead, LanguageModelHead, PoolingHead
 from attendant_engine.types import ModelKind
 
 
@@ -50,9 +50,9 @@ ARCHITECTURES: dict[str, tuple[Family, HeadKind]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltModel:
-    """A model laid out: the trunk, and exactly one head. Not loaded yet, or compiled from one that was."""
+    """A model laid out and not yet loaded: the trunk, and exactly one head."""
 
-    trunk: Trunk
+    trunk: nn.Module
     lm_head: LanguageModelHead | None = None
     pooling_head: PoolingHead | None = None
     classification_head: ClassificationHead | None = None

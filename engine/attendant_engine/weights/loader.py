@@ -7,7 +7,7 @@ import torch
 
 from attendant_engine.attention.registry import load_backend, resolve_backend_name
 from attendant_engine.models.base import LoadedModel
-from attendant_engine.models.native import Quantization, can_compile, compile_model
+from attendant_engine.models.native import NativeModel, Quantization, can_compile, compile_model
 from attendant_engine.models.registry import BuiltModel, build_model
 from attendant_engine.stats import LoadStats
 from attendant_engine.weights.checkpoint import read_model_config
@@ -31,31 +31,31 @@ def load_model(
     configured_s = time.perf_counter()
     with ModelWeights(path, built, config, dtype=dtype, device=device) as weights:
         if resolve_backend_name(attention_backend, device) == "native" and can_compile(config, dtype):
-            built, weight_bytes = compile_model(built, dtype=dtype, quantization=quantization, fill=weights.fill)
+            ready: BuiltModel | NativeModel = compile_model(built, dtype=dtype, quantization=quantization, fill=weights.fill)
         else:
-            _fill(built, weights, device)
-            weight_bytes = weights.num_parameters * dtype.itemsize
+            ready = _fill(built, weights, device)
         weights.check_complete()
         num_parameters = weights.num_parameters
     return LoadedModel(
         config=config,
-        trunk=built.trunk,
+        trunk=ready.trunk,
         dtype=dtype,
         device=device,
         digest=digest(weight_files(path)),
         num_parameters=num_parameters,
-        lm_head=built.lm_head,
-        pooling_head=built.pooling_head,
-        classification_head=built.classification_head,
+        lm_head=ready.lm_head,
+        pooling_head=ready.pooling_head,
+        classification_head=ready.classification_head,
         load_stats=LoadStats(
             phase_s={"config": configured_s - started_s, "weights": time.perf_counter() - configured_s},
-            weight_bytes=weight_bytes,
+            weight_bytes=ready.weight_bytes if isinstance(ready, NativeModel) else num_parameters * dtype.itemsize,
         ),
     )
 
 
-def _fill(built: BuiltModel, weights: ModelWeights, device: torch.device) -> None:
+def _fill(built: BuiltModel, weights: ModelWeights, device: torch.device) -> BuiltModel:
     for module in built.modules_with_weights:
         weights.fill(module)
         module.to(device).eval()
     built.pack()
+    return built
