@@ -57,8 +57,7 @@ ATTENDANT_API void attendant_logprobs(const LogprobsCall* call) { run_kernel(ker
 
 ATTENDANT_API Weight* attendant_pack_weight(
     int32_t format, int32_t source_format, const WeightPart* parts, int32_t num_parts, int64_t num_inputs, int32_t is_gated) {
-    return pack_weight(
-        static_cast<WeightFormat>(format), static_cast<Format>(source_format), parts, num_parts, num_inputs, is_gated != 0);
+    return pack_weight(static_cast<WeightFormat>(format), static_cast<Format>(source_format), parts, num_parts, num_inputs, is_gated != 0);
 }
 ATTENDANT_API void attendant_free_weight(Weight* weight) { free_weight(weight); }
 ATTENDANT_API int64_t attendant_weight_bytes(const Weight* weight) { return weight->num_bytes; }
