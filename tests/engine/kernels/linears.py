@@ -5,6 +5,8 @@ what is left between the two is rounding: of float32 sums, or of nothing but the
 """
 
 import ctypes
+import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,14 @@ DTYPE_OF_INPUT = {
 }
 
 Parts = list[tuple[torch.Tensor, torch.Tensor | None]]
+
+
+def sow() -> int:
+    """Make torch's numbers new in each run; return the seed, which pytest shows where a test fails."""
+    seed = random.SystemRandom().randrange(2**31)
+    sys.stdout.write(f"seed {seed}\n")
+    torch.manual_seed(seed)
+    return seed
 
 
 def kernel_library() -> KernelLibrary:

@@ -17,6 +17,7 @@ from tests.engine.kernels.linears import (
     pack,
     quantize,
     run,
+    sow,
     unpacked,
 )
 
@@ -25,12 +26,8 @@ by_format = pytest.mark.parametrize("weight_format", WEIGHT_FORMATS, ids=lambda 
 
 
 @pytest.fixture(autouse=True)
-def seed() -> int:
-    """Make torch's numbers new in each run; the seed is printed where a test fails."""
-    value = random.SystemRandom().randrange(2**31)
-    torch.manual_seed(value)
-    print(f"seed {value}")
-    return value
+def _new_numbers() -> None:
+    sow()
 
 
 @by_instruction_set
