@@ -93,7 +93,14 @@ class Engine:
             self._blocks = BlockManager(
                 num_blocks=num_blocks, block_size=config.block_size, enable_prefix_caching=config.enable_prefix_caching
             )
-            cache = CacheTensors(model.config, num_blocks=num_blocks, block_size=config.block_size, dtype=model.dtype, device=model.device)
+            cache = CacheTensors(
+                model.config,
+                num_blocks=num_blocks,
+                block_size=config.block_size,
+                dtype=model.dtype,
+                device=model.device,
+                attention_backend=config.attention_backend,
+            )
         self._cache_bytes = 0 if cache is None else cache.num_bytes
         self._scheduler = Scheduler(
             self._blocks,

@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 import torch
 
-from attendant_engine.attention.registry import resolve_backend_name
+from attendant_engine.attention.registry import cache_block_shape, resolve_backend_name
 from attendant_engine.config import EngineConfig, ModelConfig
 from attendant_engine.errors import InvalidRequestError
 from attendant_engine.layers.packing import can_pack
@@ -49,7 +49,16 @@ class Plan:
     @property
     def bytes_per_token(self) -> int:
         """A key and a value in every layer for every key/value head."""
-        return 2 * self.model.num_layers * self.model.num_kv_heads * self.model.head_dim * self.dtype.itemsize
+        return 2 * self.model.num_layers * self.model.num_kv_heads * self.cache_head_dim * self.dtype.itemsize
+
+    @property
+    def cache_head_dim(self) -> int:
+        """Elements of one key of one head in the cache: D, rounded up where the attention backend does so."""
+        num_kv_heads, block_size = self.model.num_kv_heads, self.config.block_size
+        block = cache_block_shape(
+            self.config.attention_backend, block_size=block_size, num_kv_heads=num_kv_heads, head_dim=self.model.head_dim
+        )
+        return math.prod(block) // (num_kv_heads * block_size)
 
     @property
     def bytes_per_block(self) -> int:
@@ -104,11 +113,17 @@ def resolve(model: ModelConfig, config: EngineConfig) -> EngineConfig:
     max_batch_tokens = _positive("max_batch_tokens", config.max_batch_tokens) or _MAX_BATCH_TOKENS[device]
     _positive("block_size", config.block_size)
     _positive("max_queue", config.max_queue)
+    with_dtype = replace(config, dtype=own_dtype if config.dtype == "auto" else config.dtype)
     return replace(
-        config,
+        with_dtype,
         device=device,
-        dtype=own_dtype if config.dtype == "auto" else config.dtype,
-        attention_backend=resolve_backend_name(config.attention_backend, torch.device(device)),
+        attention_backend=resolve_backend_name(
+            config.attention_backend,
+            torch.device(device),
+            dtype=torch_dtype(with_dtype),
+            block_size=config.block_size,
+            head_dim=model.head_dim,
+        ),
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_batch_tokens=max_batch_tokens if model.head == "language_model" else max(max_batch_tokens, max_model_len),
@@ -165,7 +180,7 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
         *lines,
         (
             "cache a token",
-            f"2 (key and value) x {model.num_layers} layers x {model.num_kv_heads} key/value heads x {model.head_dim} elements "
+            f"2 (key and value) x {model.num_layers} layers x {model.num_kv_heads} key/value heads x {plan.cache_head_dim} elements "
             f"x {plan.dtype.itemsize} B = {plan.bytes_per_token:,} B",
         ),
         ("cache a block", f"{config.block_size} tokens x {plan.bytes_per_token:,} B = {_bytes(plan.bytes_per_block)}"),

@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.callers import MODEL
 from tests.e2e.server_process import ServerProcess
 
-# Caches that hold 64 short requests side by side, but not 64 whole stories: 3 MiB a replica for half of them each.
+# Caches that hold 64 short requests side by side, but not 64 whole stories: 6 MiB a replica for half of them each.
 _PORTS = ("--http-port", "0", "--grpc-port", "0")
 START_TIMEOUT_S = 100
 """Some seconds on an idle machine, many where all tests start at once."""
@@ -19,7 +19,7 @@ def ray_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProce
     server = ServerProcess(
         MODEL,
         *_PORTS,
-        *("--replicas", "2", "--kv-cache-memory", "3MiB", "--log-level", "warning", "--drain-timeout-s", "5"),
+        *("--replicas", "2", "--kv-cache-memory", "6MiB", "--log-level", "warning", "--drain-timeout-s", "5"),
         log_dir=tmp_path_factory.mktemp("ray"),
     )
     try:
@@ -35,7 +35,7 @@ def local_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
     server = ServerProcess(
         MODEL,
         *_PORTS,
-        *("--local", "--kv-cache-memory", "6MiB", "--log-level", "warning"),
+        *("--local", "--kv-cache-memory", "12MiB", "--log-level", "warning"),
         log_dir=tmp_path_factory.mktemp("local"),
     )
     try:

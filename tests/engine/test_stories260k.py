@@ -8,12 +8,13 @@ import pytest
 from attendant_engine.config import EngineConfig
 from attendant_engine.engine import Engine, load_engine
 from attendant_engine.errors import CheckpointError
+from attendant_engine.plan import plan_model
 from attendant_engine.types import GenerationRequest
 from tests.engine.fakes import generation, run_all
 
 MODEL = Path(__file__).parents[2] / "models" / "stories260k"
 STORY: list[int] = json.loads((Path(__file__).parents[1] / "data" / "stories260k" / "expected_greedy_ids.json").read_text())
-BLOCK_BYTES = 20_480
+BLOCK_BYTES = plan_model(MODEL, EngineConfig(device="cpu")).bytes_per_block
 
 
 def _load(**config: int) -> Engine:

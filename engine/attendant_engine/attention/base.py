@@ -43,7 +43,10 @@ class AttentionMetadata:
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """One layer's share of the paged cache: ``key`` and ``value``, both ``[B, P, K, D]`` in the cache dtype."""
+    """One layer's share of the paged cache: ``key`` and ``value``, both ``[B, P, K, D]`` in the cache dtype.
+
+    The "native" backend's blocks lie otherwise: ``[B, elements]``, see ``registry.cache_block_shape``.
+    """
 
     key: torch.Tensor
     value: torch.Tensor

@@ -5,15 +5,27 @@ from collections.abc import Sequence
 import torch
 
 from attendant_engine.attention.base import LayerCache
+from attendant_engine.attention.registry import cache_block_shape
 from attendant_engine.config import ModelConfig
 
 
 class CacheTensors:
-    """Keys and values of every layer, ``[B, P, K, D]`` each, all zero at first."""
+    """Keys and values of every layer, ``[B, ...]`` each with blocks as the attention backend wants them, all zero at first."""
 
-    def __init__(self, model: ModelConfig, *, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (num_blocks, block_size, model.num_kv_heads, model.head_dim)
-        # Zeros, not empty: a masked position is multiplied by 0, and 0 times a stray NaN is NaN.
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        attention_backend: str = "torch",
+    ) -> None:
+        block = cache_block_shape(attention_backend, block_size=block_size, num_kv_heads=model.num_kv_heads, head_dim=model.head_dim)
+        shape = (num_blocks, *block)
+        # Zeros, not empty: a masked position is multiplied by 0, and 0 times a stray NaN is NaN. On a CPU the system hands out
+        # zero pages as they are first written, so a large cache takes memory as it fills.
         self.layers = tuple(
             LayerCache(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
             for _ in range(model.num_layers)

@@ -10,14 +10,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attendant_engine.attention.base import AttentionBackend, LayerCache
+from attendant_engine.attention.base import AttentionBackend, AttentionMetadata, LayerCache
 from attendant_engine.attention.reference import ReferenceAttention
 from attendant_engine.attention.registry import BACKENDS, load_backend, resolve_backend_name
 from attendant_engine.errors import InvalidRequestError
+from attendant_engine.kernels.cpu.library import load_library
 from tests.engine.attention.batches import Step, make_step
+from tests.engine.attention.native_layout import from_native, to_native
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 IN_INTERPRETER = os.environ.get("TRITON_INTERPRET") == "1"
+CPU = torch.device("cpu")
 FAST_BACKENDS = [name for name in BACKENDS if name != "reference"]
 HEADS = [(4, 4, 8), (4, 2, 8), (6, 1, 5), (2, 2, 16)]
 
@@ -33,6 +36,8 @@ SHAPES = {
 
 def backend_named(name: str) -> tuple[AttentionBackend, str]:
     """Return the backend and the device to test it on, or skip with the reason."""
+    if name == "native" and load_library() is None:
+        pytest.skip("the CPU kernels are not built or this processor lacks AVX2")
     if name != "triton":
         return load_backend(name, torch.device("cpu")), "cpu"
     if not HAS_TRITON:
@@ -44,10 +49,26 @@ def backend_named(name: str) -> tuple[AttentionBackend, str]:
     return load_backend(name, torch.device("cpu")), "cpu"
 
 
+def block_size_for(name: str, wanted: int) -> int:
+    """Return ``wanted`` blocks, or the native backend's smallest multiple of them."""
+    return -(-wanted // 16) * 16 if name == "native" else wanted
+
+
+def attend(
+    backend: AttentionBackend, step: Step, cache: LayerCache | None, metadata: AttentionMetadata, scale: float
+) -> tuple[torch.Tensor, LayerCache | None]:
+    """Return the result and the plain cache that the step left, whatever layout the backend keeps it in."""
+    own = to_native(cache) if backend.name == "native" and cache is not None else cache
+    out = backend.forward(step.q, step.k, step.v, own, metadata, scale=scale)
+    if own is cache or own is None or cache is None:
+        return out, cache
+    return out, from_native(own, cache.key.shape)
+
+
 def check_against_reference(backend: AttentionBackend, step: Step, *, tolerance: float = 1e-5) -> None:
     ours, expected = step.with_own_cache(), step.with_own_cache()
     scale = step.q.shape[-1] ** -0.5
-    out = backend.forward(step.q, step.k, step.v, ours, step.metadata, scale=scale)
+    out, ours = attend(backend, step, ours, step.metadata, scale)
     reference = ReferenceAttention().forward(step.q, step.k, step.v, expected, step.metadata, scale=scale)
     assert out.shape == step.q.shape
     assert out.dtype == step.q.dtype
@@ -70,6 +91,7 @@ def test_a_paged_step_agrees_with_the_reference(name: str, shape: str, heads: tu
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
             seed=len(shape),
+            block_size=block_size_for(name, 4),
             window=window,
             device=device,
         )
@@ -108,7 +130,7 @@ def test_random_ragged_batches_agree_with_the_reference(name: str) -> None:
             num_kv_heads=num_kv_heads,
             head_dim=rng.choice([4, 7, 32]),
             seed=seed,
-            block_size=rng.choice([1, 2, 16]),
+            block_size=block_size_for(name, rng.choice([1, 2, 16])),
             window=rng.choice([None, None, 1, 5]),
             device=device,
         )
@@ -129,7 +151,16 @@ def test_bfloat16_agrees_with_the_reference_within_its_precision(name: str) -> N
     backend, device = backend_named(name)
     if name == "triton" and device == "cpu":
         pytest.skip("numpy, which Triton's interpreter computes with, has no bfloat16")
-    step = make_step(SHAPES["mixed"], num_heads=4, num_kv_heads=2, head_dim=8, seed=5, dtype=torch.bfloat16, device=device)
+    step = make_step(
+        SHAPES["mixed"],
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        seed=5,
+        block_size=block_size_for(name, 4),
+        dtype=torch.bfloat16,
+        device=device,
+    )
     check_against_reference(backend, step, tolerance=2e-2)
 
 
@@ -137,35 +168,36 @@ def test_bfloat16_agrees_with_the_reference_within_its_precision(name: str) -> N
 def test_unused_slots_are_never_read_even_when_they_are_not_numbers(name: str) -> None:
     backend, device = backend_named(name)
     lengths = [(1, 5), (1, 8), (3, 11), (1, 6), (1, 2), (1, 1)]
-    step = make_step(lengths, num_heads=2, num_kv_heads=1, head_dim=8, seed=9, device=device)
+    block_size = block_size_for(name, 4)
+    step = make_step(lengths, num_heads=2, num_kv_heads=1, head_dim=8, seed=9, block_size=block_size, device=device)
     assert step.cache is not None
     assert step.metadata.block_table is not None
     used = torch.zeros(step.cache.key.shape[:2], dtype=torch.bool)
     for sequence, num_keys in enumerate(step.metadata.context_lens):
         for position in range(num_keys):
-            used[int(step.metadata.block_table[sequence, position // 4]), position % 4] = True
+            used[int(step.metadata.block_table[sequence, position // block_size]), position % block_size] = True
     poisoned = LayerCache(*(torch.where(used[..., None, None].to(device), part, torch.nan) for part in (step.cache.key, step.cache.value)))
-    clean = backend.forward(step.q, step.k, step.v, step.with_own_cache(), step.metadata, scale=0.3)
-    out = backend.forward(step.q, step.k, step.v, poisoned, replace(step.metadata), scale=0.3)
+    clean, _ = attend(backend, step, step.with_own_cache(), step.metadata, 0.3)
+    out, _ = attend(backend, step, poisoned, replace(step.metadata), 0.3)
     assert torch.equal(out, clean)
 
 
 @pytest.mark.parametrize("name", FAST_BACKENDS)
 def test_company_in_the_batch_changes_a_sequence_by_rounding_at_most(name: str) -> None:
     backend, device = backend_named(name)
-    step = make_step(SHAPES["mixed"], num_heads=4, num_kv_heads=2, head_dim=8, seed=2, device=device)
+    block_size = block_size_for(name, 4)
+    step = make_step(SHAPES["mixed"], num_heads=4, num_kv_heads=2, head_dim=8, seed=2, block_size=block_size, device=device)
     metadata = step.metadata
     assert metadata.block_table is not None
     assert metadata.slot_mapping is not None
     cache = step.with_own_cache()
-    together = backend.forward(step.q, step.k, step.v, cache, metadata, scale=0.3)
+    together, _ = attend(backend, step, cache, metadata, 0.3)
     first_row = 0
     for sequence, (queries, keys) in enumerate(SHAPES["mixed"]):
         rows = slice(first_row, first_row + queries)
-        alone = backend.forward(
-            step.q[rows],
-            step.k[rows],
-            step.v[rows],
+        alone, _ = attend(
+            backend,
+            replace(step, q=step.q[rows], k=step.k[rows], v=step.v[rows]),
             cache,
             replace(
                 metadata,
@@ -176,7 +208,7 @@ def test_company_in_the_batch_changes_a_sequence_by_rounding_at_most(name: str) 
                 block_table=metadata.block_table[sequence : sequence + 1],
                 slot_mapping=metadata.slot_mapping[rows],
             ),
-            scale=0.3,
+            0.3,
         )
         torch.testing.assert_close(alone, together[rows], atol=1e-6, rtol=1e-6)
         first_row += queries
@@ -201,14 +233,33 @@ def test_the_triton_kernels_agree_with_the_reference_in_tritons_interpreter() ->
     assert " passed" in done.stdout
 
 
-def test_auto_is_triton_on_cuda_and_torch_elsewhere() -> None:
+def test_auto_is_triton_on_cuda_and_torch_where_the_cache_is_not_described() -> None:
     assert resolve_backend_name("auto", torch.device("cuda")) == "triton"
-    assert resolve_backend_name("auto", torch.device("cpu")) == "torch"
-    assert load_backend("auto", torch.device("cpu")).name == "torch"
+    assert resolve_backend_name("auto", CPU) == "torch"
+    assert load_backend("auto", CPU).name == "torch"
+
+
+@pytest.mark.skipif(load_library() is None, reason="the CPU kernels are not built or this processor lacks AVX2")
+def test_auto_is_native_on_a_cpu_for_a_cache_that_it_can_keep_and_torch_otherwise() -> None:
+    def chosen(dtype: torch.dtype = torch.float32, block_size: int = 16, head_dim: int = 64) -> str:
+        return resolve_backend_name("auto", CPU, dtype=dtype, block_size=block_size, head_dim=head_dim)
+
+    assert chosen() == chosen(dtype=torch.bfloat16) == chosen(block_size=48) == chosen(head_dim=256) == "native"
+    assert chosen(dtype=torch.float16) == chosen(block_size=8) == chosen(head_dim=512) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("block_size", "dtype", "sentence"),
+    [(20, torch.float32, "a multiple of 16 positions while block_size is 20"), (16, torch.float16, "while dtype is float16")],
+)
+@pytest.mark.skipif(load_library() is None, reason="the CPU kernels are not built or this processor lacks AVX2")
+def test_native_is_refused_by_name_where_it_cannot_serve(block_size: int, dtype: torch.dtype, sentence: str) -> None:
+    with pytest.raises(InvalidRequestError, match=sentence):
+        resolve_backend_name("native", CPU, dtype=dtype, block_size=block_size, head_dim=64)
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InvalidRequestError, match="choose one of auto, reference, torch, triton"):
+    with pytest.raises(InvalidRequestError, match="choose one of auto, reference, torch, triton, native"):
         load_backend("flash", torch.device("cpu"))
 
 

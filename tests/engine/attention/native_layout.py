@@ -1,0 +1,37 @@
+"""The native backend's cache layout by index arithmetic: the oracle of ``kernels/cpu/src/cache_layout.h``."""
+
+import torch
+from torch.nn.functional import pad
+
+from attendant_engine.attention.base import LayerCache
+
+TILE = 16
+
+
+def to_native(cache: LayerCache) -> LayerCache:
+    """Lay out plain ``[B, P, K, D]`` keys and values as ``[B, elements]``."""
+    num_blocks = cache.key.shape[0]
+    keys, values = (_by_tile(part) for part in (cache.key, cache.value))
+    group = _group(cache.key.dtype)
+    keys = keys.unflatten(-1, (-1, group)).permute(0, 3, 1, 4, 2, 5)  # [B, K, P / 16, D' / g, 16, g]
+    values = values.unflatten(2, (-1, group)).permute(0, 4, 1, 2, 5, 3)  # [B, K, P / 16, 16 / g, D', g]
+    return LayerCache(keys.reshape(num_blocks, -1).clone(), values.reshape(num_blocks, -1).clone())
+
+
+def from_native(cache: LayerCache, shape: torch.Size) -> LayerCache:
+    """Take native keys and values back to ``shape``, ``[B, P, K, D]``."""
+    num_blocks, block_size, num_kv_heads, head_dim = shape
+    group, tiles, padded = _group(cache.key.dtype), block_size // TILE, -(-head_dim // TILE) * TILE
+    keys = cache.key.view(num_blocks, num_kv_heads, tiles, padded // group, TILE, group).permute(0, 2, 4, 1, 3, 5)
+    values = cache.value.view(num_blocks, num_kv_heads, tiles, TILE // group, padded, group).permute(0, 2, 3, 5, 1, 4)
+    plain = (part.reshape(num_blocks, block_size, num_kv_heads, padded)[..., :head_dim].clone() for part in (keys, values))
+    return LayerCache(*plain)
+
+
+def _by_tile(part: torch.Tensor) -> torch.Tensor:
+    """``[B, P, K, D]`` to ``[B, P / 16, 16, K, D']``."""
+    return pad(part, (0, -part.shape[-1] % TILE)).unflatten(1, (-1, TILE))
+
+
+def _group(dtype: torch.dtype) -> int:
+    return 4 // dtype.itemsize
