@@ -1,6 +1,7 @@
 """What each model answers in float32, by transformers: computed once and kept beside the model."""
 
 import json
+from typing import Any
 
 from benchmarks.peers.cells import Load
 from benchmarks.peers.environment import HOME
@@ -20,7 +21,7 @@ def reference_answer(model: ModelName, num_threads: int) -> list[list[float]] | 
         assert adapter is not None
         worker = Worker(kind.python, adapter, num_threads=num_threads)
         load = Load(max_sequences=2, max_tokens=64, total_tokens=128)
-        command = {"op": "load", "model": model, "path": str(model_path(kind, model, "float32")), "precision": "float32"}
+        command: dict[str, Any] = {"op": "load", "model": model, "path": str(model_path(kind, model, "float32")), "precision": "float32"}
         command |= {"num_threads": num_threads, "load": load.to_json(), "num_vocab": SHAPES[model].num_vocab}
         try:
             worker.call(command, timeout_s=_TIMEOUT_S)

@@ -50,8 +50,10 @@ class FakeTrunk:
 class FakeHead:
     """Turns sums into scores that no two tokens are likely to share."""
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """``[N, HEAD_DIM]`` to ``[N, VOCAB_SIZE]``."""
+    def __call__(self, hidden: torch.Tensor, row_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """``[T, HEAD_DIM]``, or the rows ``row_ids`` of it, to ``[N, VOCAB_SIZE]``."""
+        if row_ids is not None:
+            hidden = hidden[row_ids]
         mixed = (hidden % 101) @ torch.tensor([1.0, 101.0, 7.0, 13.0])
         ids = torch.arange(VOCAB_SIZE)
         scores = (mixed[:, None] * (ids * ids + 3 * ids + 1)) % 1009

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.optimizer import optimize_model
@@ -23,7 +24,9 @@ def convert(model: str, precision: str, source: Path, target: Path) -> None:
     (target / "plain.onnx").unlink()
     if precision == "int8":
         (target / "model.onnx").rename(target / "float.onnx")
-        quantize_dynamic(target / "float.onnx", target / "model.onnx", per_channel=True, weight_type=QuantType.QInt8)
+        # The fused operators have no shape inference; all their outputs are float32.
+        options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+        quantize_dynamic(target / "float.onnx", target / "model.onnx", per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
         (target / "float.onnx").unlink()
 
 

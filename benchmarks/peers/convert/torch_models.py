@@ -17,15 +17,15 @@ def load_decoder(model: str, source: Path) -> nn.Module:
     """Return a step of the decoder in ``source``: ``(input_ids, attention_mask, position_ids, past)`` to ``(logits, *present)``."""
     from transformers import AutoModelForCausalLM
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
-    return Gpt2Step(loaded) if model == "gpt2" else LlamaStep(loaded)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    return (Gpt2Step(loaded) if model == "gpt2" else LlamaStep(loaded)).eval()
 
 
 def load_encoder(source: Path, *, is_attention_fused: bool) -> nn.Module:
     """Return the sentence encoder in ``source``: ``(input_ids, attention_mask)`` to normalised mean-pooled vectors."""
     from transformers import BertModel
 
-    return SentenceEncoder(BertModel.from_pretrained(source, dtype=torch.float32).eval(), is_attention_fused=is_attention_fused)
+    return SentenceEncoder(BertModel.from_pretrained(source, dtype=torch.float32), is_attention_fused=is_attention_fused).eval()
 
 
 class Gpt2Step(nn.Module):
@@ -37,26 +37,29 @@ class Gpt2Step(nn.Module):
         self.num_layers, self.num_heads, self.num_kv_heads = config.n_layer, config.n_head, config.n_head
         self.head_dim = config.n_embd // config.n_head
         self.wte, self.wpe, self.ln_f = body.wte, body.wpe, body.ln_f
-        self.norms = nn.ModuleList(nn.ModuleList([block.ln_1, block.ln_2]) for block in body.h)
-        self.linears = nn.ModuleList(
-            nn.ModuleList(_as_linear(part) for part in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj))
-            for block in body.h
-        )
+        self.blocks = nn.ModuleList(_Gpt2Block(block) for block in body.h)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
         """Compute logits for every new token, and the cache with them."""
         mask = causal_mask(input_ids, attention_mask)
         x = self.wte(input_ids) + self.wpe(position_ids)
         present: list[Tensor] = []
-        for layer, (norms, linears) in enumerate(zip(self.norms, self.linears, strict=True)):
-            norm_1, norm_2 = norms  # type: ignore[misc]
-            qkv, out, up, down = linears  # type: ignore[misc]
-            q, k, v = (_heads(part, self.num_heads) for part in qkv(norm_1(x)).chunk(3, dim=-1))
+        block: Any
+        for layer, block in enumerate(self.blocks):
+            q, k, v = (_heads(part, self.num_heads) for part in block.qkv(block.norm_1(x)).chunk(3, dim=-1))
             k, v = torch.cat([past[2 * layer], k], dim=2), torch.cat([past[2 * layer + 1], v], dim=2)
             present += [k, v]
-            x = x + out(_joined(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
-            x = x + down(F.gelu(up(norm_2(x)), approximate="tanh"))
+            x = x + block.out(_joined(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
+            x = x + block.down(F.gelu(block.up(block.norm_2(x)), approximate="tanh"))
         return (F.linear(self.ln_f(x), self.wte.weight), *present)
+
+
+class _Gpt2Block(nn.Module):
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.norm_1, self.norm_2 = block.ln_1, block.ln_2
+        self.qkv, self.out = _as_linear(block.attn.c_attn), _as_linear(block.attn.c_proj)
+        self.up, self.down = _as_linear(block.mlp.c_fc), _as_linear(block.mlp.c_proj)
 
 
 class LlamaStep(nn.Module):

@@ -4,14 +4,14 @@ An adapter is built once for a model in one class of precision and answers loads
 clock of its own: a decoder tells when each token came, and the worker makes the figures from that, alike for all.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.peers.cells import Load, Precision
 
-Vectors = list[list[float]]
+NUM_TOGETHER = 4
+"""Prompts that are computed at once where first tokens are all that is wanted: the first ones answer earlier so."""
 
 
 class UnsupportedError(Exception):
@@ -57,8 +57,8 @@ class Decoder(Protocol):
 class Encoder(Protocol):
     """An engine that turns texts of equal length into normalised mean-pooled vectors."""
 
-    def encode(self, batch: list[list[int]]) -> "Sequence[Sequence[float]] | Any":
-        """Return one vector a text: lists, or any two-dimensional array with ``tolist``."""
+    def encode(self, batch: list[list[int]]) -> Any:
+        """Return one vector a text: lists of numbers, or any two-dimensional array with ``tolist``."""
         ...
 
 

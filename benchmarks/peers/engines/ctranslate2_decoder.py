@@ -6,7 +6,7 @@ from typing import Any
 
 import ctranslate2
 
-from benchmarks.peers.engines.base import Answer, Setup, UnsupportedError
+from benchmarks.peers.engines.base import NUM_TOGETHER, Answer, Setup, UnsupportedError
 
 COMPUTE_TYPES = {"float32": "float32", "int8": "int8"}
 
@@ -21,7 +21,7 @@ class Ctranslate2Decoder:
         self._vocabulary: list[str] = json.loads((setup.path / "vocabulary.json").read_text())
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
-        """Answer all prompts, which arrive at once, as one batch."""
+        """Answer all prompts, which arrive at once, as one batch, or as a few where only first tokens are wanted."""
         answers = [Answer() for _ in prompts]
 
         def note(result: Any) -> bool:
@@ -34,6 +34,7 @@ class Ctranslate2Decoder:
             sampling_topk=1,
             min_length=new_tokens,
             max_length=new_tokens,
+            max_batch_size=NUM_TOGETHER if new_tokens == 1 else 0,
             include_prompt_in_result=False,
             callback=note,
         )

@@ -1,7 +1,8 @@
 """llama.cpp through llama-cpp-python's low-level interface: one context, a sequence id a prompt, batches by hand.
 
 A cache of its own for every sequence (not unified), in llama.cpp's default type; the next token is the greatest logit.
-Prompts are computed one sequence after another, so that the first ones answer early; decoding takes one batch a step.
+Prompts are computed in batches of about 512 tokens, one at a time where only first tokens are wanted; decoding takes one
+batch a step.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import numpy as np
 from benchmarks.peers.engines.base import Answer, Setup, UnsupportedError
 
 _BATCH_TOKENS = 2048
+_PROMPT_BATCH_TOKENS = 512
 _MAX_SEQUENCES = 256
 
 
@@ -47,18 +49,31 @@ class LlamaCpp:
         """Answer all prompts, which arrive at once."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
         answers = [Answer() for _ in prompts]
-        for index, prompt in enumerate(prompts):
-            last = len(prompt) - 1
-            logits = self._decode([(token, position, index, position == last) for position, token in enumerate(prompt)], 1)
-            answers[index].add(int(logits[0].argmax()), time.perf_counter())
+        num_together = 1 if new_tokens == 1 else max(1, _PROMPT_BATCH_TOKENS // len(prompts[0]))
+        for start in range(0, len(prompts), num_together):
+            self._begin(prompts[start : start + num_together], start, answers)
         length = len(prompts[0])
         for step in range(new_tokens - 1):
             logits = self._decode(
                 [(answer.token_ids[-1], length + step, index, True) for index, answer in enumerate(answers)], len(answers)
             )
-            for answer, token_id in zip(answers, logits.argmax(axis=1).tolist(), strict=True):
-                answer.add(token_id, time.perf_counter())
+            token_ids, now_s = logits.argmax(axis=1).tolist(), time.perf_counter()
+            for answer, token_id in zip(answers, token_ids, strict=True):
+                answer.add(token_id, now_s)
         return answers
+
+    def _begin(self, prompts: list[list[int]], start: int, answers: list[Answer]) -> None:
+        """Compute these prompts, the first of them that of sequence ``start``, and note their first tokens."""
+        last = len(prompts[0]) - 1
+        rows = [
+            (token, position, start + offset, position == last)
+            for offset, prompt in enumerate(prompts)
+            for position, token in enumerate(prompt)
+        ]
+        logits = self._decode(rows, len(prompts))
+        now_s = time.perf_counter()
+        for offset, token_id in enumerate(logits.argmax(axis=1).tolist()):
+            answers[start + offset].add(token_id, now_s)
 
     def _decode(self, rows: list[tuple[int, int, int, bool]], num_outputs: int) -> Any:
         """Compute one batch of (token, position, sequence, whether its logits are wanted); return logits ``[outputs, vocabulary]``."""

@@ -45,7 +45,7 @@ class Roofline:
             self._buffer = np.ones(_BUFFER_BYTES // 8 + 8, dtype=np.uint64)
         address = -(-self._buffer.ctypes.data // 64) * 64
         sink = ctypes.c_uint64()
-        seconds = [
+        seconds: list[float] = [
             self._library.read_seconds(ctypes.c_void_p(address), ctypes.c_size_t(_BUFFER_BYTES), num_threads, ctypes.byref(sink))
             for _ in range(_PASSES)
         ]
@@ -87,13 +87,13 @@ def _plain_product(rows: int, width: int, columns: int) -> Callable[[], Tensor]:
 def _float_product(rows: int, width: int, columns: int) -> Callable[[], Tensor]:
     x, weight = torch.randn(rows, width), torch.randn(columns, width)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    return lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")  # type: ignore[no-any-return]
+    return lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
 
 
 def _bfloat16_product(rows: int, width: int, columns: int) -> Callable[[], Tensor]:
     x, weight = torch.randn(rows, width).bfloat16(), torch.randn(columns, width).bfloat16()
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    return lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")  # type: ignore[no-any-return]
+    return lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
 
 
 def _int8_product(rows: int, width: int, columns: int) -> Callable[[], Tensor]:
@@ -101,6 +101,4 @@ def _int8_product(rows: int, width: int, columns: int) -> Callable[[], Tensor]:
     weight = torch.randint(-127, 127, (columns, width), dtype=torch.int8)
     scales, zeros = torch.full((columns,), 0.01), torch.zeros(columns, dtype=torch.int64)
     packed = torch.ops.onednn.qlinear_prepack(weight, [rows, width])
-    return lambda: torch.ops.onednn.qlinear_pointwise(  # type: ignore[no-any-return]
-        x, 0.02, 128, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-    )
+    return lambda: torch.ops.onednn.qlinear_pointwise(x, 0.02, 128, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.engines.base import Answer, Setup, UnsupportedError
+from benchmarks.peers.engines.base import NUM_TOGETHER, Answer, Setup, UnsupportedError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -22,7 +22,12 @@ class TransformersDecoder:
 
     @torch.inference_mode()
     def generate(self, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
-        """Answer all prompts, which arrive at once, as one batch."""
+        """Answer all prompts, which arrive at once, as one batch, or as a few where only first tokens are wanted."""
+        num_together = NUM_TOGETHER if new_tokens == 1 else len(prompts)
+        batches = [prompts[start : start + num_together] for start in range(0, len(prompts), num_together)]
+        return [answer for batch in batches for answer in self._answer(batch, new_tokens)]
+
+    def _answer(self, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
         answers = [Answer() for _ in prompts]
         ids, cache = torch.tensor(prompts), None
         for _ in range(new_tokens):

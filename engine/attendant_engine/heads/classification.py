@@ -6,6 +6,7 @@ Names mirror ``BertForSequenceClassification`` (pooler, classifier) and the deco
 import torch
 from torch import nn
 
+from attendant_engine.kernels.cpu.linear import NativeLinear
 from attendant_engine.layers.linear import Linear
 
 
@@ -46,3 +47,26 @@ class LastTokenClassification(nn.Module):
         """``[T, E]`` and ``[S + 1]`` to raw logits ``[S, num_labels]`` float32."""
         out: torch.Tensor = self.score(hidden[cu_seqlens[1:].long() - 1]).float()
         return out
+
+
+class NativePoolerClassification:
+    """``PoolerClassification`` on the CPU kernels; ``dense`` has the tanh in it."""
+
+    def __init__(self, dense: NativeLinear, classifier: NativeLinear) -> None:
+        self._dense = dense
+        self._classifier = classifier
+
+    def __call__(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """``[T, E]`` and ``[S + 1]`` to raw logits ``[S, num_labels]`` float32."""
+        return self._classifier(self._dense(hidden, cu_seqlens[:-1]))
+
+
+class NativeLastTokenClassification:
+    """``LastTokenClassification`` on the CPU kernels."""
+
+    def __init__(self, score: NativeLinear) -> None:
+        self._score = score
+
+    def __call__(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """``[T, E]`` and ``[S + 1]`` to raw logits ``[S, num_labels]`` float32."""
+        return self._score(hidden, cu_seqlens[1:] - 1)

@@ -15,9 +15,9 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.lm_head = Linear(hidden_size, vocab_size, bias=False)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """``[N, E]`` to raw logits ``[N, V]`` float32."""
-        out: torch.Tensor = self.lm_head(hidden).float()
+    def forward(self, hidden: torch.Tensor, row_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """``[T, E]``, or the rows ``row_ids`` ``[N]`` of it, to raw logits ``[N, V]`` float32."""
+        out: torch.Tensor = self.lm_head(hidden if row_ids is None else hidden[row_ids]).float()
         return out
 
 
@@ -25,15 +25,17 @@ class TiedLanguageModel:
     """Shares the trunk's token embeddings (Press and Wolf 2017), so it has no parameters of its own."""
 
     def __init__(self, token_embedding: Embedding) -> None:
-        self._token_embedding = token_embedding
+        self.token_embedding = token_embedding
         self._product: Product | None = None
 
     def pack(self) -> None:
         """Copy the embeddings into the fastest layout for a product; looking rows up still takes the original."""
-        self._product = pack(self._token_embedding.weight)
+        self._product = pack(self.token_embedding.weight)
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """``[N, E]`` to raw logits ``[N, V]`` float32."""
+    def __call__(self, hidden: torch.Tensor, row_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """``[T, E]``, or the rows ``row_ids`` ``[N]`` of it, to raw logits ``[N, V]`` float32."""
+        if row_ids is not None:
+            hidden = hidden[row_ids]
         if self._product is None:
-            return nn.functional.linear(hidden, self._token_embedding.weight).float()
+            return nn.functional.linear(hidden, self.token_embedding.weight).float()
         return self._product(hidden, None).float()

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import gelu, relu, silu
 
+from attendant_engine.kernels.cpu.calls import Activation as NativeActivation
+
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -35,3 +37,14 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": silu,
     "tanh": torch.tanh,
 }
+
+NATIVE_ACTIVATIONS: dict[Activation, NativeActivation] = {
+    gelu: NativeActivation.GELU,
+    gelu_tanh: NativeActivation.GELU_TANH,
+    quick_gelu: NativeActivation.QUICK_GELU,
+    relu: NativeActivation.RELU,
+    squared_relu: NativeActivation.SQUARED_RELU,
+    silu: NativeActivation.SILU,
+    torch.tanh: NativeActivation.TANH,
+}
+"""What the CPU kernels call each of them."""

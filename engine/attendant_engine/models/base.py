@@ -34,15 +34,21 @@ class Trunk(Protocol):
     """The Transformer itself, without a head. Called under ``torch.inference_mode``."""
 
     def __call__(self, inputs: ModelInputs) -> torch.Tensor:
-        """Return the final hidden states ``[T, E]`` (after the final norm where the family has one)."""
+        """Return the final hidden states ``[T, E]`` (after the final norm where the family has one).
+
+        They may lie in a buffer that the next call overwrites.
+        """
         ...
 
 
 class LanguageModelHead(Protocol):
     """Hidden states to next-token logits."""
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """``[N, E]`` to raw logits ``[N, V]`` in float32."""
+    def __call__(self, hidden: torch.Tensor, row_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """``[T, E]`` to raw logits ``[N, V]`` in float32: of every row, or of ``row_ids`` ``[N]`` int32.
+
+        The logits may lie in a buffer that the next call overwrites.
+        """
         ...
 
 

@@ -4,12 +4,16 @@ Names mirror Hugging Face's ``BertModel`` (``encoder.layer.0.attention.self.quer
 belongs to the heads that use it.
 """
 
+from typing import cast
+
 import torch
 from torch import nn
 
 from attendant_engine.attention.base import AttentionBackend, AttentionMetadata, LayerCache
 from attendant_engine.config import ModelConfig
-from attendant_engine.layers.activations import ACTIVATIONS, Activation
+from attendant_engine.kernels.cpu.arena import Value
+from attendant_engine.kernels.cpu.program import ProgramBuilder
+from attendant_engine.layers.activations import ACTIVATIONS, NATIVE_ACTIVATIONS, Activation
 from attendant_engine.layers.attention import Attention
 from attendant_engine.layers.embeddings import Embedding
 from attendant_engine.layers.linear import Linear
@@ -35,6 +39,11 @@ class BertEmbeddings(nn.Module):
         out: torch.Tensor = self.LayerNorm(summed)
         return out
 
+    def lower(self, program: ProgramBuilder) -> Value:
+        """The same as native operations."""
+        summed = program.embed(self.word_embeddings, self.position_embeddings, self.token_type_embeddings)
+        return program.norm(summed, self.LayerNorm)
+
 
 class BertSelfAttention(nn.Module):
     """Query, key and value products, and attention."""
@@ -54,6 +63,10 @@ class BertSelfAttention(nn.Module):
         v = self.attend.split_keys(self.value(x))
         return self.attend(q, k, v, cache, metadata)
 
+    def lower(self, program: ProgramBuilder, x: Value) -> Value:
+        """The same as native operations."""
+        return program.attention(program.linear(x, [self.query, self.key, self.value]), self.attend)
+
 
 class BertResidual(nn.Module):
     """norm(dense(x) + residual): how both sub-layers end."""
@@ -67,6 +80,10 @@ class BertResidual(nn.Module):
         """``[T, *]`` and ``[T, E]`` to ``[T, E]``."""
         out: torch.Tensor = self.LayerNorm(self.dense(x) + residual)
         return out
+
+    def lower(self, program: ProgramBuilder, x: Value, residual: Value) -> Value:
+        """The same as native operations."""
+        return program.norm(program.linear(x, [self.dense], residual=residual), self.LayerNorm)
 
 
 class BertAttention(nn.Module):
@@ -82,6 +99,10 @@ class BertAttention(nn.Module):
         out: torch.Tensor = self.output(self.self(x, cache, metadata), x)
         return out
 
+    def lower(self, program: ProgramBuilder, x: Value) -> Value:
+        """The same as native operations."""
+        return self.output.lower(program, self.self.lower(program, x), residual=x)
+
 
 class BertIntermediate(nn.Module):
     """The wide half of the feed-forward layer."""
@@ -94,6 +115,10 @@ class BertIntermediate(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[T, E]`` to ``[T, intermediate]``."""
         return self.activation(self.dense(x))
+
+    def lower(self, program: ProgramBuilder, x: Value) -> Value:
+        """The same as native operations."""
+        return program.linear(x, [self.dense], activation=NATIVE_ACTIVATIONS[self.activation])
 
 
 class BertLayer(nn.Module):
@@ -110,6 +135,11 @@ class BertLayer(nn.Module):
         attended = self.attention(x, cache, metadata)
         out: torch.Tensor = self.output(self.intermediate(attended), attended)
         return out
+
+    def lower(self, program: ProgramBuilder, x: Value) -> Value:
+        """The same as native operations."""
+        attended = self.attention.lower(program, x)
+        return self.output.lower(program, self.intermediate.lower(program, attended), residual=attended)
 
 
 class BertEncoder(nn.Module):
@@ -143,3 +173,10 @@ class Bert(nn.Module):
         """Return ``[T, E]``."""
         out: torch.Tensor = self.encoder(self.embeddings(inputs), inputs)
         return out
+
+    def lower(self, program: ProgramBuilder) -> None:
+        """The same as native operations."""
+        x = self.embeddings.lower(program)
+        for layer in self.encoder.layer:
+            x = cast(BertLayer, layer).lower(program, x)
+        program.output(x)

@@ -3,12 +3,16 @@
 Names mirror Hugging Face's ``GPT2Model`` (``h.0.attn.c_attn.weight`` ...), whose products are Conv1D: stored ``[in, out]``.
 """
 
+from typing import cast
+
 import torch
 from torch import nn
 
 from attendant_engine.attention.base import AttentionBackend, AttentionMetadata, LayerCache
 from attendant_engine.config import ModelConfig
-from attendant_engine.layers.activations import ACTIVATIONS, Activation
+from attendant_engine.kernels.cpu.arena import Value
+from attendant_engine.kernels.cpu.program import ProgramBuilder
+from attendant_engine.layers.activations import ACTIVATIONS, NATIVE_ACTIVATIONS, Activation
 from attendant_engine.layers.attention import Attention
 from attendant_engine.layers.embeddings import Embedding
 from attendant_engine.layers.linear import Conv1D
@@ -32,6 +36,11 @@ class GPT2Attention(nn.Module):
         out: torch.Tensor = self.c_proj(attended)
         return out
 
+    def lower(self, program: ProgramBuilder, x: Value, residual: Value) -> Value:
+        """The same as native operations, and the residual added."""
+        attended = program.attention(program.linear(x, [self.c_attn]), self.attend)
+        return program.linear(attended, [self.c_proj], residual=residual)
+
 
 class GPT2MLP(nn.Module):
     """Two products with a non-linearity between."""
@@ -46,6 +55,11 @@ class GPT2MLP(nn.Module):
         """``[T, E]`` to ``[T, E]``."""
         out: torch.Tensor = self.c_proj(self.activation(self.c_fc(x)))
         return out
+
+    def lower(self, program: ProgramBuilder, x: Value, residual: Value) -> Value:
+        """The same as native operations, and the residual added."""
+        wide = program.linear(x, [self.c_fc], activation=NATIVE_ACTIVATIONS[self.activation])
+        return program.linear(wide, [self.c_proj], residual=residual)
 
 
 class GPT2Block(nn.Module):
@@ -66,6 +80,11 @@ class GPT2Block(nn.Module):
         x = x + self.attn(self.ln_1(x), cache, metadata)
         out: torch.Tensor = x + self.mlp(self.ln_2(x))
         return out
+
+    def lower(self, program: ProgramBuilder, x: Value) -> Value:
+        """The same as native operations."""
+        x = self.attn.lower(program, program.norm(x, self.ln_1), residual=x)
+        return self.mlp.lower(program, program.norm(x, self.ln_2), residual=x)
 
 
 class GPT2(nn.Module):
@@ -90,3 +109,10 @@ class GPT2(nn.Module):
             hidden = block(hidden, cache, inputs.attention)
         out: torch.Tensor = self.ln_f(hidden)
         return out
+
+    def lower(self, program: ProgramBuilder) -> None:
+        """The same as native operations."""
+        x = program.embed(self.wte, self.wpe)
+        for block in self.h:
+            x = cast(GPT2Block, block).lower(program, x)
+        program.output(program.norm(x, self.ln_f))

@@ -3,12 +3,17 @@
 Names mirror Hugging Face's ``LlamaModel`` (``layers.0.self_attn.q_proj.weight`` ...).
 """
 
+from typing import cast
+
 import torch
 from torch import nn
 
 from attendant_engine.attention.base import AttentionBackend, AttentionMetadata, LayerCache
 from attendant_engine.config import ModelConfig
-from attendant_engine.layers.activations import ACTIVATIONS, Activation
+from attendant_engine.kernels.cpu.arena import Value
+from attendant_engine.kernels.cpu.operations import Rotary
+from attendant_engine.kernels.cpu.program import ProgramBuilder
+from attendant_engine.layers.activations import ACTIVATIONS, NATIVE_ACTIVATIONS, Activation
 from attendant_engine.layers.attention import Attention
 from attendant_engine.layers.embeddings import Embedding
 from attendant_engine.layers.linear import Linear
@@ -44,6 +49,11 @@ class LlamaAttention(nn.Module):
         out: torch.Tensor = self.o_proj(self.attend(q, k, v, cache, metadata))
         return out
 
+    def lower(self, program: ProgramBuilder, x: Value, rotary: Rotary, residual: Value) -> Value:
+        """The same as native operations, and the residual added."""
+        qkv = program.linear(x, [self.q_proj, self.k_proj, self.v_proj])
+        return program.linear(program.attention(qkv, self.attend, rotary=rotary), [self.o_proj], residual=residual)
+
 
 class LlamaMLP(nn.Module):
     """SwiGLU (Shazeer 2020): down(activation(gate(x)) * up(x))."""
@@ -59,6 +69,11 @@ class LlamaMLP(nn.Module):
         """``[T, E]`` to ``[T, E]``."""
         out: torch.Tensor = self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
         return out
+
+    def lower(self, program: ProgramBuilder, x: Value, residual: Value) -> Value:
+        """The same as native operations, and the residual added."""
+        wide = program.linear(x, [self.gate_proj, self.up_proj], activation=NATIVE_ACTIVATIONS[self.activation], is_gated=True)
+        return program.linear(wide, [self.down_proj], residual=residual)
 
 
 class LlamaLayer(nn.Module):
@@ -90,6 +105,11 @@ class LlamaLayer(nn.Module):
         out: torch.Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
+    def lower(self, program: ProgramBuilder, x: Value, rotary: Rotary) -> Value:
+        """The same as native operations."""
+        x = self.self_attn.lower(program, program.norm(x, self.input_layernorm), rotary, residual=x)
+        return self.mlp.lower(program, program.norm(x, self.post_attention_layernorm), residual=x)
+
 
 class Llama(nn.Module):
     """The trunk: embeddings, layers, final norm."""
@@ -100,6 +120,7 @@ class Llama(nn.Module):
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(LlamaLayer(config, backend) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.num_positions = config.max_position_embeddings
         self.rotary_emb = RotaryEmbedding(config.head_dim, theta=config.rope_theta, scaling=dict(config.rope_scaling))
 
     @property
@@ -115,3 +136,12 @@ class Llama(nn.Module):
             hidden = layer(hidden, rotation, cache, inputs.attention)
         out: torch.Tensor = self.norm(hidden)
         return out
+
+    def lower(self, program: ProgramBuilder) -> None:
+        """The same as native operations."""
+        x = program.embed(self.embed_tokens)
+        cos, sin = self.rotary_emb(torch.arange(self.num_positions))
+        rotary = Rotary(cos.flatten(1).contiguous(), sin.flatten(1).contiguous())
+        for layer in self.layers:
+            x = cast(LlamaLayer, layer).lower(program, x, rotary)
+        program.output(program.norm(x, self.norm))

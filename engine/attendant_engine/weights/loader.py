@@ -5,19 +5,23 @@ from pathlib import Path
 
 import torch
 
-from attendant_engine.attention.registry import load_backend
+from attendant_engine.attention.registry import load_backend, resolve_backend_name
 from attendant_engine.models.base import LoadedModel
-from attendant_engine.models.registry import build_model
+from attendant_engine.models.native import NativeModel, Quantization, can_compile, compile_model
+from attendant_engine.models.registry import BuiltModel, build_model
 from attendant_engine.stats import LoadStats
 from attendant_engine.weights.checkpoint import read_model_config
 from attendant_engine.weights.model_weights import ModelWeights
 from attendant_engine.weights.safetensors_files import digest, weight_files
 
 
-def load_model(path: Path, *, dtype: torch.dtype, device: torch.device, attention_backend: str) -> LoadedModel:
+def load_model(
+    path: Path, *, dtype: torch.dtype, device: torch.device, attention_backend: str, quantization: Quantization = "none"
+) -> LoadedModel:
     """Load the checkpoint in ``path``, converted to ``dtype`` on ``device``.
 
-    ``attention_backend`` is a name of ``attention.registry`` or "auto". Raises ``CheckpointError`` with a sentence for
+    ``attention_backend`` is a name of ``attention.registry`` or "auto"; "native" compiles the whole model, ``quantization``
+    included, where the kernels do all that it asks. Raises ``CheckpointError`` with a sentence for
     everything that can be wrong with the directory or a tensor in it.
     """
     started_s = time.perf_counter()
@@ -26,24 +30,32 @@ def load_model(path: Path, *, dtype: torch.dtype, device: torch.device, attentio
         built = build_model(config, load_backend(attention_backend, device))
     configured_s = time.perf_counter()
     with ModelWeights(path, built, config, dtype=dtype, device=device) as weights:
-        for module in built.modules_with_weights:
-            weights.fill(module)
-            module.to(device).eval()
+        if resolve_backend_name(attention_backend, device) == "native" and can_compile(config, dtype):
+            ready: BuiltModel | NativeModel = compile_model(built, dtype=dtype, quantization=quantization, fill=weights.fill)
+        else:
+            ready = _fill(built, weights, device)
         weights.check_complete()
         num_parameters = weights.num_parameters
-    built.pack()
     return LoadedModel(
         config=config,
-        trunk=built.trunk,
+        trunk=ready.trunk,
         dtype=dtype,
         device=device,
         digest=digest(weight_files(path)),
         num_parameters=num_parameters,
-        lm_head=built.lm_head,
-        pooling_head=built.pooling_head,
-        classification_head=built.classification_head,
+        lm_head=ready.lm_head,
+        pooling_head=ready.pooling_head,
+        classification_head=ready.classification_head,
         load_stats=LoadStats(
             phase_s={"config": configured_s - started_s, "weights": time.perf_counter() - configured_s},
-            weight_bytes=num_parameters * dtype.itemsize,
+            weight_bytes=ready.weight_bytes if isinstance(ready, NativeModel) else num_parameters * dtype.itemsize,
         ),
     )
+
+
+def _fill(built: BuiltModel, weights: ModelWeights, device: torch.device) -> BuiltModel:
+    for module in built.modules_with_weights:
+        weights.fill(module)
+        module.to(device).eval()
+    built.pack()
+    return built

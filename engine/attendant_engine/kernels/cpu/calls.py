@@ -214,6 +214,41 @@ class LogprobsCall(Structure):
     ]
 
 
+class OpKind(IntEnum):
+    """The kernels that a program may call."""
+
+    EMBED = 0
+    NORM = 1
+    LINEAR = 2
+    WRITE_CACHE = 3
+    ATTENTION = 4
+
+
+class Op(Structure):
+    """One operation of a program; see ``src/program.h``."""
+
+    _fields_: ClassVar = [("kind", c_int32), ("has_barrier", c_bool), ("call", c_void_p)]
+
+
+class Step(Structure):
+    """What differs from one run of a program to the next; see ``src/program.h``."""
+
+    _fields_: ClassVar = [
+        ("num_tokens", c_int64),
+        ("num_sequences", c_int64),
+        ("token_ids", c_void_p),
+        ("position_ids", c_void_p),
+        ("type_ids", c_void_p),
+        ("cu_seqlens_q", c_void_p),
+        ("seq_lens", c_void_p),
+        ("block_table", c_void_p),
+        ("block_table_stride", c_int64),
+        ("slots", c_void_p),
+        ("is_causal", c_bool),
+        ("window", c_int64),
+    ]
+
+
 STRUCTS: tuple[type[Structure], ...] = (
     Rows,
     WeightPart,
@@ -228,4 +263,6 @@ STRUCTS: tuple[type[Structure], ...] = (
     FiniteCall,
     SampleCall,
     LogprobsCall,
+    Op,
+    Step,
 )

@@ -82,3 +82,6 @@ def _declare(c: ctypes.CDLL) -> None:
     c.attendant_weight_bytes.argtypes, c.attendant_weight_bytes.restype = [c_void_p], c_int64
     c.attendant_linear_scratch_bytes.argtypes, c.attendant_linear_scratch_bytes.restype = [c_void_p, c_int64], c_int64
     c.attendant_unpack_row.argtypes, c.attendant_unpack_row.restype = [c_void_p, c_int64, c_void_p], None
+    c.attendant_program_new.argtypes, c.attendant_program_new.restype = [c_void_p, c_int64], c_void_p
+    c.attendant_program_free.argtypes, c.attendant_program_free.restype = [c_void_p], None
+    c.attendant_program_run.argtypes, c.attendant_program_run.restype = [c_void_p, c_void_p, c_void_p], c_int32

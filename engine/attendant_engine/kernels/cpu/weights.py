@@ -55,6 +55,11 @@ class PackedWeight:
         """Bytes that ``scratch`` of a call with ``num_rows`` rows takes, aligned to 64."""
         return int(self._library.c.attendant_linear_scratch_bytes(self.handle, num_rows))
 
+    @property
+    def scratch_row_bytes(self) -> int:
+        """Bytes a row with which ``scratch`` is large enough for 64 rows and more."""
+        return self.scratch_bytes(64) // 64 + 1
+
     def unpack_row(self, row: int) -> torch.Tensor:
         """Return one row of the weight as held, ``[K]`` float32."""
         out = torch.empty(self.num_inputs)

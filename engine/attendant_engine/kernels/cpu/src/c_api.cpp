@@ -1,8 +1,10 @@
 // The plain C interface that Python loads: one function a kernel, taking its call by pointer (structs of plain data,
 // mirrored in calls.py), and the few that set the process up.
 #include <cstring>
+#include <new>
 
 #include "kernels.h"
+#include "program.h"
 #include "weight.h"
 
 using namespace attendant;
@@ -33,6 +35,8 @@ ATTENDANT_API int64_t attendant_struct_bytes(const char* name) {
     ATTENDANT_SIZE(SampleCall)
     ATTENDANT_SIZE(LogprobsCall)
     ATTENDANT_SIZE(WeightPart)
+    ATTENDANT_SIZE(Op)
+    ATTENDANT_SIZE(Step)
 #undef ATTENDANT_SIZE
     return 0;
 }
@@ -53,8 +57,7 @@ ATTENDANT_API void attendant_logprobs(const LogprobsCall* call) { run_kernel(ker
 
 ATTENDANT_API Weight* attendant_pack_weight(
     int32_t format, int32_t source_format, const WeightPart* parts, int32_t num_parts, int64_t num_inputs, int32_t is_gated) {
-    return pack_weight(
-        static_cast<WeightFormat>(format), static_cast<Format>(source_format), parts, num_parts, num_inputs, is_gated != 0);
+    return pack_weight(static_cast<WeightFormat>(format), static_cast<Format>(source_format), parts, num_parts, num_inputs, is_gated != 0);
 }
 ATTENDANT_API void attendant_free_weight(Weight* weight) { free_weight(weight); }
 ATTENDANT_API int64_t attendant_weight_bytes(const Weight* weight) { return weight->num_bytes; }
@@ -62,3 +65,23 @@ ATTENDANT_API int64_t attendant_linear_scratch_bytes(const Weight* weight, int64
     return linear_scratch_bytes(*weight, num_rows);
 }
 ATTENDANT_API void attendant_unpack_row(const Weight* weight, int64_t row, float* out) { unpack_row(*weight, row, out); }
+
+// --- programs ----------------------------------------------------------------
+
+// A program over `ops`, which stay the caller's, as do the calls that they point to. Null where there is no memory left.
+ATTENDANT_API Program* attendant_program_new(const Op* ops, int64_t num_ops) {
+    auto* program = new (std::nothrow) Program;
+    if (program != nullptr) program->ops = ops, program->num_ops = num_ops;
+    return program;
+}
+ATTENDANT_API void attendant_program_free(Program* program) { delete program; }
+
+// 0, or 1 where there is no memory left. `op_ns` [num_ops] or null; see program.h.
+ATTENDANT_API int32_t attendant_program_run(Program* program, const Step* step, int64_t* op_ns) {
+    try {
+        run_program(*program, *step, op_ns);
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}

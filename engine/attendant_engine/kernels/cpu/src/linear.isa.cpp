@@ -10,66 +10,132 @@
 namespace attendant::ATTENDANT_ISA {
 namespace {
 
-constexpr int64_t kMaxRowsAtOnce = 240;  // whose sums of a panel wait on the stack: 60 KB
-constexpr int64_t kMaxSteps = 384;       // of a panel between two waits: 96 KB, less than half of a second-level cache
-constexpr int64_t kReadAhead = 4096;     // bytes, where a weight streams from memory
+constexpr int64_t kMaxRowsAtOnce = 240;     // whose sums of a panel wait on the stack: 60 KB
+constexpr int64_t kChunkBytes = 96 * 1024;  // of a panel between two waits: it stays in the second-level cache for all rows
+constexpr int64_t kReadAhead = 4096;        // bytes, where each part of a weight is used once
+constexpr int64_t kMinRowsApart = 24;       // as few as this are not split among threads: their weight is what takes time
 
 // A thread's part of the weight's panels and of the rows.
 struct Part {
     Range panels, rows;
 };
 
-template <class Step, int kVectors, int kLines, int... kRows>
-Tile tile_of(int64_t rows) {
-    static constexpr Tile tiles[] = {run_tile<Step, kRows, kVectors, kLines>...};
-    return tiles[rows - 1];
+inline Range part_of(int64_t count, int64_t index, int64_t parts) { return {count * index / parts, count * (index + 1) / parts}; }
+
+// Splits the panels among the threads, and the rows too where panels alone would leave threads waiting.
+inline Part choose_part(int64_t num_panels, int64_t num_rows, const Team& team) {
+    int64_t best_cost = INT64_MAX, best = 1;
+    for (int64_t across_rows = 1; across_rows <= team.size(); across_rows++) {
+        if (team.size() % across_rows != 0 || (across_rows > 1 && num_rows < across_rows * kMinRowsApart)) continue;
+        const int64_t across_panels = team.size() / across_rows;
+        const int64_t panels = (num_panels + across_panels - 1) / across_panels, rows = (num_rows + across_rows - 1) / across_rows;
+        if (panels * rows < best_cost) {
+            best_cost = panels * rows;
+            best = across_rows;
+        }
+    }
+    const int64_t across_panels = team.size() / best;
+    return {part_of(num_panels, team.thread() % across_panels, across_panels), part_of(num_rows, team.thread() / across_panels, best)};
 }
 
-#ifdef __AVX512F__
-constexpr int64_t kMaxRows = 6;
+// How the rows at hand are computed: blocks of nearly the same number of rows, each by tiles of so many columns, reading so
+// many cache lines ahead at each step.
+struct Plan {
+    bool is_wide;
+    int64_t num_blocks;
+    int64_t columns;
+    int lines;
+};
+
 template <class Step>
-Tile streaming_tile(int64_t rows) {
-    return tile_of<Step, 4, 4, 1, 2, 3, 4, 5, 6>(rows);
+Plan choose_plan(int64_t num_rows) {
+    constexpr Shape wide = Step::kShapes.wide, narrow = Step::kShapes.narrow;
+    const bool is_wide = num_rows <= wide.max_rows || (num_rows >= 24 && wide.max_rows > 2);
+    const Shape shape = is_wide ? wide : narrow;
+    const int64_t num_blocks = (num_rows + shape.max_rows - 1) / shape.max_rows, columns = shape.vectors * kWidth;
+    const int64_t calls = num_blocks * (kPanel / columns);
+    return {is_wide, num_blocks, columns, calls == 1 ? 4 : calls < 4 ? 2 : 1};
 }
-constexpr int64_t kStreamingColumns = 64;
-#else
-constexpr int64_t kMaxRows = 4;
+
+template <class Step, int kLines>
+Tile tile_of(const Plan& plan, int64_t rows) {
+    constexpr Shape wide = Step::kShapes.wide, narrow = Step::kShapes.narrow;
+    if (plan.is_wide) return tile_for<Step, wide.vectors, kLines, wide.max_rows>(rows);
+    return tile_for<Step, narrow.vectors, kLines, narrow.max_rows>(rows);
+}
+
 template <class Step>
-Tile streaming_tile(int64_t rows) {
-    return tile_of<Step, 2, 1, 1, 2, 3, 4>(rows);
+Tile tile_of(const Plan& plan, int64_t rows) {
+    switch (plan.lines) {
+        case 4:
+            return tile_of<Step, 4>(plan, rows);
+        case 2:
+            return tile_of<Step, 2>(plan, rows);
+        default:
+            return tile_of<Step, 1>(plan, rows);
+    }
 }
-constexpr int64_t kStreamingColumns = 16;
-#endif
+
+// Where the calls of one chunk read ahead: their own chunk where there is one call, else each a part of the next chunk until
+// all of that has been asked for.
+struct ReadAhead {
+    const char* next;
+    const char* end;
+
+    void aim(TileCall& tile, int lines) {
+        if (lines == 4) {
+            tile.ahead = tile.weights + kReadAhead;
+            tile.ahead_stride = kPanel * 4;
+        } else if (next < end) {
+            tile.ahead = next;
+            tile.ahead_stride = lines * 64;
+            next += tile.num_steps * lines * 64;
+        } else {
+            tile.ahead = tile.weights;
+            tile.ahead_stride = 0;
+        }
+    }
+};
+
+// One chunk of one panel for all rows at hand.
+template <class Step>
+void multiply_chunk(const Plan& plan, TileCall tile, int64_t num_rows, ReadAhead ahead) {
+    const char* const x = tile.x;
+    char* const sums = tile.sums;
+    for (tile.column = 0; tile.column < kPanel; tile.column += plan.columns) {
+        for (int64_t block = 0; block < plan.num_blocks; block++) {
+            const Range rows = part_of(num_rows, block, plan.num_blocks);
+            tile.x = x + rows.begin * tile.x_stride;
+            tile.sums = sums + rows.begin * kSumRowBytes;
+            ahead.aim(tile, plan.lines);
+            tile_of<Step>(plan, rows.end - rows.begin)(tile);
+        }
+    }
+}
 
 template <class Step>
 void multiply_part(const LinearCall& call, const Inputs& inputs, const Part& part) {
+    constexpr int64_t kMaxSteps = kChunkBytes / Step::kWeightBytes;
     const Weight& weight = *call.weight;
     const int64_t num_steps = (weight.num_inputs + Step::kPerStep - 1) / Step::kPerStep;
+    const char* const end = weight.panels + part.panels.end * weight.panel_bytes;
     alignas(64) char sums[kMaxRowsAtOnce * kSumRowBytes];
     for (int64_t row = part.rows.begin; row < part.rows.end; row += kMaxRowsAtOnce) {
         const int64_t left = part.rows.end - row, num_rows = left < kMaxRowsAtOnce ? left : kMaxRowsAtOnce;
-        const int64_t num_blocks = (num_rows + kMaxRows - 1) / kMaxRows;
+        const Plan plan = choose_plan<Step>(num_rows);
         for (int64_t panel = part.panels.begin; panel < part.panels.end; panel++) {
-            const char* const weights = weight.panels + panel * weight.panel_bytes;
             for (int64_t step = 0; step < num_steps; step += kMaxSteps) {
                 const int64_t steps = num_steps - step < kMaxSteps ? num_steps - step : kMaxSteps;
-                for (int64_t column = 0; column < kPanel; column += kStreamingColumns) {
-                    for (int64_t block = 0; block < num_blocks; block++) {
-                        const int64_t begin = num_rows * block / num_blocks, end = num_rows * (block + 1) / num_blocks;
-                        const char* const first = weights + step * kSumRowBytes + column * 4;
-                        const TileCall tile = {
-                            inputs.data + (row + begin) * inputs.stride + step * 4,
-                            inputs.stride,
-                            first,
-                            steps,
-                            sums + begin * kSumRowBytes + column * 4,
-                            step == 0,
-                            first + kReadAhead,
-                            kSumRowBytes,
-                        };
-                        streaming_tile<Step>(end - begin)(tile);
-                    }
-                }
+                TileCall tile = {};
+                tile.x = inputs.data + row * inputs.stride + step * Step::kInputBytes;
+                tile.x_stride = inputs.stride;
+                tile.weights = weight.panels + panel * weight.panel_bytes + step * Step::kWeightBytes;
+                tile.num_steps = steps;
+                tile.sums = sums;
+                tile.starts = step == 0;
+                const char* const next = tile.weights + steps * Step::kWeightBytes;
+                const int64_t rest = end - next, chunk = kMaxSteps * Step::kWeightBytes;
+                multiply_chunk<Step>(plan, tile, num_rows, {next, next + (rest < chunk ? rest : chunk)});
             }
             finish_panel(call, inputs.scales, panel, row, num_rows, sums);
         }
@@ -80,12 +146,20 @@ void multiply_part(const LinearCall& call, const Inputs& inputs, const Part& par
 
 void linear(const LinearCall& call, Team& team) {
     const Inputs inputs = prepare_inputs(call, team);
-    const Part part = {team.share(call.weight->num_panels), {0, call.num_rows}};
+    const Part part = choose_part(call.weight->num_panels, call.num_rows, team);
     switch (call.weight->format) {
-        case WeightFormat::F32: multiply_part<StepF32>(call, inputs, part); break;
-        case WeightFormat::BF16: multiply_part<StepBf16>(call, inputs, part); break;
-        case WeightFormat::I8: multiply_part<StepI8>(call, inputs, part); break;
-        case WeightFormat::I4: __builtin_trap();
+        case WeightFormat::F32:
+            multiply_part<StepF32>(call, inputs, part);
+            break;
+        case WeightFormat::BF16:
+            multiply_part<StepBf16>(call, inputs, part);
+            break;
+        case WeightFormat::I8:
+            multiply_part<StepI8>(call, inputs, part);
+            break;
+        case WeightFormat::I4:
+            multiply_part<StepI4>(call, inputs, part);
+            break;
     }
 }
 

@@ -15,10 +15,16 @@ inline void for_each_vector(float* values, int64_t count, Function function) {
 
 inline void activate_all(float* values, int64_t count, Activation activation) {
     switch (activation) {
-        case Activation::None: break;
-        case Activation::Gelu: for_each_vector(values, count, [](int64_t, Vec x) { return gelu(x); }); break;
-        case Activation::GeluTanh: for_each_vector(values, count, [](int64_t, Vec x) { return gelu_tanh(x); }); break;
-        default: for_each_vector(values, count, [&](int64_t, Vec x) { return activate(x, activation); });
+        case Activation::None:
+            break;
+        case Activation::Gelu:
+            for_each_vector(values, count, [](int64_t, Vec x) { return gelu(x); });
+            break;
+        case Activation::GeluTanh:
+            for_each_vector(values, count, [](int64_t, Vec x) { return gelu_tanh(x); });
+            break;
+        default:
+            for_each_vector(values, count, [&](int64_t, Vec x) { return activate(x, activation); });
     }
 }
 
@@ -41,7 +47,8 @@ inline void write_row(const LinearCall& call, int64_t row, int64_t column, int64
 }
 
 // Rows `first_row` to `first_row + num_rows` of one panel, from its sums.
-inline void finish_panel(const LinearCall& call, const float* input_scales, int64_t panel, int64_t first_row, int64_t num_rows, const char* sums) {
+inline void finish_panel(
+    const LinearCall& call, const float* input_scales, int64_t panel, int64_t first_row, int64_t num_rows, const char* sums) {
     const Weight& weight = *call.weight;
     const int64_t first_column = panel * kPanel, width = weight.is_gated ? kPanel / 2 : kPanel;
     const float* const bias = weight.bias + first_column;
@@ -56,7 +63,11 @@ inline void finish_panel(const LinearCall& call, const float* input_scales, int6
                 return fma(to_floats(products), mul(load(weight.scales + first_column + at), input_scale), load(bias + at));
             });
         } else {
-            for_each_vector(values, kPanel, [&](int64_t at, Vec) { return add(load(reinterpret_cast<const float*>(kept) + at), load(bias + at)); });
+            // A row of float32 or bfloat16 has no scale: times one, which changes nothing.
+            const Vec input_scale = broadcast(weight.format == WeightFormat::I4 ? input_scales[first_row + i] : 1.0f);
+            for_each_vector(values, kPanel, [&](int64_t at, Vec) {
+                return fma(load(reinterpret_cast<const float*>(kept) + at), input_scale, load(bias + at));
+            });
         }
         activate_all(values, width, call.activation);
         if (weight.is_gated) for_each_vector(values, width, [&](int64_t at, Vec gate) { return mul(gate, load(values + width + at)); });

@@ -163,16 +163,25 @@ void pack_panel(const Packing& packing, int64_t panel) {
             inverse[column] = is_zero ? 0.0f : 127.0f / largest;
         }
     }
-    const int64_t step = weight.format == WeightFormat::F32 ? 1 : weight.format == WeightFormat::BF16 ? 2 : weight.format == WeightFormat::I8 ? 4 : kInt4Group;
+    const int64_t step = weight.format == WeightFormat::F32    ? 1
+                         : weight.format == WeightFormat::BF16 ? 2
+                         : weight.format == WeightFormat::I8   ? 4
+                                                               : kInt4Group;
     char* out = weight.panels + panel * weight.panel_bytes;
     for (int64_t k = 0; k < weight.num_inputs; k += kBlock) {
         for (int64_t column = 0; column < kPanel; column++) read_block(packing, columns[column], k, tile[column]);
         const int64_t left = weight.num_inputs - k < kBlock ? weight.num_inputs - k : kBlock;
         const int64_t steps = (left + step - 1) / step;
         switch (weight.format) {
-            case WeightFormat::F32: pack_float_block(tile, out, steps); break;
-            case WeightFormat::BF16: pack_bf16_block(tile, out, steps * step); break;
-            case WeightFormat::I8: pack_int8_block(tile, inverse, out, sums, steps * step); break;
+            case WeightFormat::F32:
+                pack_float_block(tile, out, steps);
+                break;
+            case WeightFormat::BF16:
+                pack_bf16_block(tile, out, steps * step);
+                break;
+            case WeightFormat::I8:
+                pack_int8_block(tile, inverse, out, sums, steps * step);
+                break;
             case WeightFormat::I4:
                 for (int64_t group = 0; group < steps; group++) pack_int4_group(tile, group * kInt4Group, out + group * kInt4GroupBytes);
         }
@@ -190,10 +199,14 @@ void pack_panels(void* argument, Team& team) {
 
 int64_t panel_bytes(WeightFormat format, int64_t num_inputs) {
     switch (format) {
-        case WeightFormat::F32: return num_inputs * kPanel * 4;
-        case WeightFormat::BF16: return (num_inputs + 1) / 2 * kPanel * 4;
-        case WeightFormat::I8: return (num_inputs + 3) / 4 * kPanel * 4;
-        default: return (num_inputs + kInt4Group - 1) / kInt4Group * kInt4GroupBytes;
+        case WeightFormat::F32:
+            return num_inputs * kPanel * 4;
+        case WeightFormat::BF16:
+            return (num_inputs + 1) / 2 * kPanel * 4;
+        case WeightFormat::I8:
+            return (num_inputs + 3) / 4 * kPanel * 4;
+        default:
+            return (num_inputs + kInt4Group - 1) / kInt4Group * kInt4GroupBytes;
     }
 }
 
@@ -248,7 +261,8 @@ void unpack_row(const Weight& weight, int64_t row, float* out) {
             break;
         case WeightFormat::I8:
             for (int64_t k = 0; k < weight.num_inputs; k++)
-                out[k] = static_cast<float>(reinterpret_cast<const int8_t*>(panel)[(k / 4 * kPanel + column) * 4 + k % 4]) * weight.scales[row];
+                out[k] =
+                    static_cast<float>(reinterpret_cast<const int8_t*>(panel)[(k / 4 * kPanel + column) * 4 + k % 4]) * weight.scales[row];
             break;
         case WeightFormat::I4:
             for (int64_t k = 0; k < weight.num_inputs; k++) {

@@ -39,14 +39,23 @@ inline Format input_format(WeightFormat format) {
     return format == WeightFormat::F32 ? Format::F32 : format == WeightFormat::BF16 ? Format::BF16 : Format::U8;
 }
 
-// Bytes that `scratch` of a LinearCall needs: inputs in `input_format` with K rounded up to 64, a scale a row, and for I4
-// the sum of each group of inputs.
-inline int64_t linear_scratch_bytes(const Weight& weight, int64_t num_rows) {
+// Bytes of a row of inputs in `scratch`: in `input_format` with K rounded up to 64; for I4 groups of 32 with their sums.
+inline int64_t linear_input_bytes(const Weight& weight) {
     const int64_t padded = (weight.num_inputs + 63) / 64 * 64;
-    const int64_t item = weight.format == WeightFormat::F32 ? 4 : weight.format == WeightFormat::BF16 ? 2 : 1;
-    const int64_t sums = weight.format == WeightFormat::I4 ? padded / kInt4Group * 4 : 0;
-    return num_rows * (padded * item + sums + 4) + 64;
+    switch (weight.format) {
+        case WeightFormat::F32:
+            return padded * 4;
+        case WeightFormat::BF16:
+            return padded * 2;
+        case WeightFormat::I8:
+            return padded;
+        default:
+            return padded / kInt4Group * (kInt4Group + 4);
+    }
 }
+
+// Bytes that `scratch` of a LinearCall needs: the inputs, and a scale a row.
+inline int64_t linear_scratch_bytes(const Weight& weight, int64_t num_rows) { return num_rows * (linear_input_bytes(weight) + 4); }
 
 // Packs rows [N, K] given in parts (query, key and value, say), one below the other. `sources` are float32 or bfloat16,
 // row-major and contiguous; a bias may be null. With `is_gated` there are exactly two parts, gate and up. Null where there

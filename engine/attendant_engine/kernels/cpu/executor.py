@@ -1,0 +1,127 @@
+"""A built program: its memory, its caches, and running it by one native call a step."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+
+from attendant_engine.kernels.cpu.arena import Arena, Value, round_up
+from attendant_engine.kernels.cpu.calls import CacheView, Format, Op, OpKind, Step
+from attendant_engine.kernels.cpu.library import KernelLibrary
+from attendant_engine.kernels.cpu.operations import Operation
+
+TILE = 16
+"""Positions of a block of the program's own cache; see ``src/cache_layout.h``."""
+
+_MIN_CAPACITY = 64
+_TORCH_DTYPES = {Format.F32: torch.float32, Format.BF16: torch.bfloat16}
+
+
+class Program:
+    """A forward pass. Made by ``ProgramBuilder``; run by one thread at a time.
+
+    Memory grows to the most rows that were asked for, and stays.
+    """
+
+    def __init__(
+        self,
+        library: KernelLibrary,
+        operations: Sequence[Operation],
+        caches: Sequence[CacheView],
+        output: Value,
+        offsets: dict[Value, int],
+        row_bytes: int,
+    ) -> None:
+        self._library = library
+        self._operations = operations
+        self._caches = caches
+        self._output = output
+        self._offsets = offsets
+        self._row_bytes = row_bytes
+        self._arena: Arena | None = None
+        self._hidden = torch.empty(0, output.width)
+        self._own_blocks = 0
+        self._own_memory: list[torch.Tensor] = []
+        self._attached: object = None
+        self._ops = (Op * len(operations))(
+            *(
+                Op(operation.kind, index + 1 < len(operations), ctypes.addressof(operation.call))
+                for index, operation in enumerate(operations)
+            )
+        )
+        self._op_ns = (ctypes.c_int64 * len(operations))()
+        handle = library.c.attendant_program_new(ctypes.addressof(self._ops), len(operations))
+        if not handle:
+            raise MemoryError("There is no memory left for a program.")
+        self._handle: int = handle
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory beside weights and the caches attached."""
+        return (0 if self._arena is None else self._arena.num_bytes) + sum(tensor.nbytes for tensor in self._own_memory)
+
+    def reserve(self, num_tokens: int) -> None:
+        """Have memory for steps of ``num_tokens``."""
+        if self._arena is not None and num_tokens <= self._arena.capacity:
+            return
+        capacity = max(num_tokens, _MIN_CAPACITY)
+        self._hidden = torch.empty(0, self._output.width)
+        self._arena = None  # the old memory goes before the new comes
+        self._arena = Arena(self._offsets, self._row_bytes, capacity)
+        self._hidden = self._arena.tensor(self._output)
+        self._bind()
+
+    def attach(self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], owner: object) -> None:
+        """Use the paged cache ``layers``, a key and a value tensor ``[num_blocks, elements]`` each, unless it is attached already.
+
+        ``owner`` stands for all of them: the same object means the same tensors.
+        """
+        if self._attached is owner:
+            return
+        for cache, (key, value) in zip(self._caches, layers, strict=True):
+            assert key.dtype is value.dtype is _TORCH_DTYPES[Format(cache.format)], "the cache is of another type"
+            elements = cache.num_kv_heads * round_up(cache.head_dim, TILE)
+            cache.key, cache.value, cache.block_size = key.data_ptr(), value.data_ptr(), key[0].numel() // elements
+        self._attached = owner
+        self._bind()
+
+    def attach_own(self, num_tokens: int, num_sequences: int) -> None:
+        """Use the program's own cache, with room for whole sequences of together ``num_tokens``."""
+        num_blocks = num_tokens // TILE + num_sequences
+        if self._attached is self and num_blocks <= self._own_blocks:
+            return
+        if self._caches and num_blocks > self._own_blocks:
+            elements = max(cache.num_kv_heads * round_up(cache.head_dim, TILE) * TILE for cache in self._caches)
+            dtype = _TORCH_DTYPES[Format(self._caches[0].format)]
+            self._own_memory = []
+            self._own_memory = [torch.empty(num_blocks * elements, dtype=dtype) for _ in range(2)]
+            self._own_blocks = num_blocks
+        for cache in self._caches:
+            cache.key, cache.value = (memory.data_ptr() for memory in self._own_memory)
+            cache.block_size = TILE
+        self._attached = self
+        self._bind()
+
+    def run(self, step: Step) -> torch.Tensor:
+        """Run one step, for which memory is reserved and a cache attached; return float32 rows ``[T, E]``, valid until the next run."""
+        return self._run(step, None)
+
+    def run_timed(self, step: Step) -> tuple[torch.Tensor, list[tuple[OpKind, float]]]:
+        """Run one step; return its rows, and the seconds that each operation took."""
+        hidden = self._run(step, ctypes.addressof(self._op_ns))
+        kinds = (operation.kind for operation in self._operations)
+        return hidden, [(kind, op_ns * 1e-9) for kind, op_ns in zip(kinds, self._op_ns, strict=True)]
+
+    def _run(self, step: Step, op_ns: int | None) -> torch.Tensor:
+        if self._library.c.attendant_program_run(self._handle, ctypes.addressof(step), op_ns) != 0:
+            raise MemoryError("There is no memory left to place the sequences of a step.")
+        return self._hidden[: step.num_tokens]
+
+    def _bind(self) -> None:
+        if self._arena is not None:
+            for operation in self._operations:
+                operation.bind(self._arena)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.c.attendant_program_free(self._handle)

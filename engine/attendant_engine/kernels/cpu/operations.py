@@ -1,0 +1,250 @@
+"""The operations of a program before it has memory: what each reads and writes, and how it fills its kernel's call.
+
+``call`` is complete but for its buffers, which ``bind`` writes, and for what differs by step. ``wanted_format`` says in
+which format an operation reads a value without having to convert it.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from attendant_engine.kernels.cpu.arena import ITEM_BYTES, Arena, Value
+from attendant_engine.kernels.cpu.calls import (
+    Activation,
+    AttentionCall,
+    CacheView,
+    CacheWriteCall,
+    EmbedCall,
+    Format,
+    LinearCall,
+    NormCall,
+    OpKind,
+    Rows,
+    Table,
+    WeightFormat,
+)
+from attendant_engine.kernels.cpu.weights import PackedWeight
+
+INPUT_FORMATS = {WeightFormat.F32: Format.F32, WeightFormat.BF16: Format.BF16, WeightFormat.I8: Format.U8, WeightFormat.I4: Format.U8}
+"""What the products with a weight are computed from."""
+
+TABLE_FORMATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16}
+
+
+def rows(arena: Arena, value: Value) -> Rows:
+    """Describe a value's memory to a kernel."""
+    return Rows(arena.address(value), value.stride, value.format, arena.scales_address(value))
+
+
+@dataclass(slots=True, eq=False)
+class EmbedOperation:
+    """A sum of table rows; a table is a tensor ``[num, width]`` or the packed weight of a tied head."""
+
+    out: Value
+    tokens: torch.Tensor | PackedWeight
+    positions: torch.Tensor | None
+    types: torch.Tensor | None
+    kind: ClassVar = OpKind.EMBED
+    call: EmbedCall = field(default_factory=EmbedCall)
+
+    def __post_init__(self) -> None:
+        self.call.tokens = _table(self.tokens)
+        self.call.has_positions, self.call.has_types = self.positions is not None, self.types is not None
+        if self.positions is not None:
+            self.call.positions = _table(self.positions)
+        if self.types is not None:
+            self.call.types = _table(self.types)
+        self.call.width = self.out.width
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        """Nothing of the arena."""
+        return ()
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        """The sum."""
+        return (self.out,)
+
+    def wanted_format(self, value: Value) -> Format:
+        """Never asked."""
+        return value.format
+
+    def bind(self, arena: Arena) -> None:
+        """Write the output's address."""
+        self.call.out = rows(arena, self.out)
+
+
+def _table(table: torch.Tensor | PackedWeight) -> Table:
+    if isinstance(table, PackedWeight):
+        return Table(Rows(), table.handle)
+    return Table(Rows(table.data_ptr(), table.stride(0), TABLE_FORMATS[table.dtype], None), None)
+
+
+@dataclass(slots=True, eq=False)
+class NormOperation:
+    """LayerNorm with a bias, RMSNorm without one; both tensors float32 ``[width]``."""
+
+    x: Value
+    out: Value
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    eps: float
+    kind: ClassVar = OpKind.NORM
+    call: NormCall = field(default_factory=NormCall)
+
+    def __post_init__(self) -> None:
+        self.call.weight = self.weight.data_ptr()
+        self.call.bias = None if self.bias is None else self.bias.data_ptr()
+        self.call.is_rms = self.bias is None
+        self.call.eps, self.call.width = self.eps, self.x.width
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        """Its input."""
+        return (self.x,)
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        """Its output."""
+        return (self.out,)
+
+    def wanted_format(self, value: Value) -> Format:
+        """The residual stream is float32."""
+        return Format.F32
+
+    def bind(self, arena: Arena) -> None:
+        """Write both addresses."""
+        self.call.x, self.call.out = rows(arena, self.x), rows(arena, self.out)
+
+
+@dataclass(slots=True, eq=False)
+class LinearOperation:
+    """activation(x W^T + b) + residual; gated: activation(x W_gate^T) * (x W_up^T)."""
+
+    x: Value
+    out: Value
+    weight: PackedWeight
+    activation: Activation
+    residual: Value | None
+    kind: ClassVar = OpKind.LINEAR
+    call: LinearCall = field(default_factory=LinearCall)
+    scratch: Value = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Room for x in the weight's input format, for the kernel that converts it; in float32 because rows are.
+        self.scratch = Value(-(-self.weight.scratch_row_bytes // 4))
+        self.call.weight, self.call.activation = self.weight.handle, self.activation
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        """Its input and what is added to its output."""
+        return (self.x,) if self.residual is None else (self.x, self.residual)
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        """Its output, and the converted input where there has to be one."""
+        return (self.out, self.scratch) if self._is_converted else (self.out,)
+
+    @property
+    def _is_converted(self) -> bool:
+        """Kernels take the weight's own input format as it is, if rows are whole steps of four bytes."""
+        row_bytes = self.x.width * ITEM_BYTES[self.x.format]
+        return self.x.format is not INPUT_FORMATS[self.weight.weight_format] or row_bytes % 4 != 0
+
+    def wanted_format(self, value: Value) -> Format:
+        """The weight's own, for the input alone."""
+        return INPUT_FORMATS[self.weight.weight_format] if value is self.x and value is not self.residual else Format.F32
+
+    def bind(self, arena: Arena) -> None:
+        """Write the addresses of input, output, residual and scratch."""
+        self.call.x, self.call.out = rows(arena, self.x), rows(arena, self.out)
+        if self.residual is not None:
+            self.call.residual, self.call.residual_stride = arena.address(self.residual), self.residual.stride
+        self.call.scratch = arena.address(self.scratch) if self._is_converted else None
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Cosines and sines of every position, float32 ``[positions, D / 2]``."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+
+@dataclass(slots=True, eq=False)
+class CacheWriteOperation:
+    """Rotates queries and keys where positions are rotary, and writes keys and values to the layer's cache."""
+
+    qkv: Value
+    num_heads: int
+    cache: CacheView
+    rotary: Rotary | None
+    kind: ClassVar = OpKind.WRITE_CACHE
+    call: CacheWriteCall = field(default_factory=CacheWriteCall)
+
+    def __post_init__(self) -> None:
+        self.call.num_heads = self.num_heads
+        if self.rotary is not None:
+            self.call.cos, self.call.sin = self.rotary.cos.data_ptr(), self.rotary.sin.data_ptr()
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        """Queries, keys and values side by side."""
+        return (self.qkv,)
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        """The queries, in place."""
+        return (self.qkv,)
+
+    def wanted_format(self, value: Value) -> Format:
+        """Rotated in float32."""
+        return Format.F32
+
+    def bind(self, arena: Arena) -> None:
+        """Write the addresses of the three parts, and the cache as it is now."""
+        q_width, kv_width = self.num_heads * self.cache.head_dim, self.cache.num_kv_heads * self.cache.head_dim
+        q = arena.address(self.qkv)
+        self.call.q, self.call.k, self.call.v = q, q + 4 * q_width, q + 4 * (q_width + kv_width)
+        self.call.q_stride = self.call.kv_stride = self.qkv.stride
+        self.call.cache = self.cache
+
+
+@dataclass(slots=True, eq=False)
+class AttentionOperation:
+    """Queries over the layer's cache."""
+
+    qkv: Value
+    out: Value
+    num_heads: int
+    cache: CacheView
+    scale: float
+    kind: ClassVar = OpKind.ATTENTION
+    call: AttentionCall = field(default_factory=AttentionCall)
+
+    def __post_init__(self) -> None:
+        self.call.num_heads, self.call.scale = self.num_heads, self.scale
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        """The queries, which come first in each row."""
+        return (self.qkv,)
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        """What was attended to."""
+        return (self.out,)
+
+    def wanted_format(self, value: Value) -> Format:
+        """Scores are float32."""
+        return Format.F32
+
+    def bind(self, arena: Arena) -> None:
+        """Write the addresses of queries and output, and the cache as it is now."""
+        self.call.q, self.call.q_stride = arena.address(self.qkv), self.qkv.stride
+        self.call.out, self.call.cache = rows(arena, self.out), self.cache
+
+
+Operation = EmbedOperation | NormOperation | LinearOperation | CacheWriteOperation | AttentionOperation
