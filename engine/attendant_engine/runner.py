@@ -12,6 +12,7 @@ import torch
 
 from attendant_engine.batch import pack_pooling, pack_sequences
 from attendant_engine.cache.tensors import CacheTensors
+from attendant_engine.decoding.finite import finite_rows
 from attendant_engine.decoding.logprobs import token_logprobs
 from attendant_engine.errors import RequestFaultError
 from attendant_engine.fault_isolation import run_isolated
@@ -85,17 +86,15 @@ class Runner:
         if not wanted:
             return {}
         logits = self._logits(hidden, [ends[idx] - 1 for idx in wanted])
-        are_finite = _finite_rows(logits)
-        faulty.update(idx for idx, is_finite in zip(wanted, are_finite, strict=True) if not is_finite)
-        owners = [(row, idx) for row, idx in enumerate(wanted) if are_finite[row] for _ in scheduled[idx].samplers]
-        if not owners:
-            return {}
-        if len(owners) != len(wanted) or not all(are_finite):
-            logits = logits[[row for row, _ in owners]]
-        sequences = [sampler for row, idx in enumerate(wanted) if are_finite[row] for sampler in scheduled[idx].samplers]
+        owners = [(row, idx, sampler) for row, idx in enumerate(wanted) for sampler in scheduled[idx].samplers]
+        if len(owners) != len(wanted):
+            logits = logits[[row for row, _, _ in owners]]
         sampled: dict[int, list[SampledToken]] = {}
-        for (_, idx), token in zip(owners, sample(logits, sequences), strict=True):
-            sampled.setdefault(idx, []).append(token)
+        for (_, idx, _), token in zip(owners, sample(logits, [sampler for _, _, sampler in owners]), strict=True):
+            if token is None:
+                faulty.add(idx)
+            else:
+                sampled.setdefault(idx, []).append(token)
         return sampled
 
     def _score_prompts(
@@ -145,17 +144,8 @@ class Runner:
 
 
 def _faulty_sequences(hidden: torch.Tensor, ends: Sequence[int]) -> set[int]:
-    are_finite = _finite_rows(hidden)
+    are_finite = finite_rows(hidden)
     if all(are_finite):
         return set()
     starts = [0, *ends[:-1]]
     return {idx for idx, (start, end) in enumerate(zip(starts, ends, strict=True)) if not all(are_finite[start:end])}
-
-
-def _finite_rows(rows: torch.Tensor) -> list[bool]:
-    """Say of each row whether all its values are finite. A sum is finite only then, and is one pass without a mask."""
-    are_finite: list[bool] = rows.sum(dim=-1, dtype=torch.float32).isfinite().tolist()
-    if all(are_finite):
-        return are_finite
-    exact: list[bool] = rows.isfinite().all(dim=-1).tolist()
-    return exact

@@ -1,9 +1,16 @@
-"""Tokens come from the distribution that was asked for, and from a row's own parameters and draw alone."""
+"""Tokens come from the distribution that was asked for, and from a row's own parameters and draw alone.
 
+Everything holds of the kernel and of the torch code beside it.
+"""
+
+import math
+
+import pytest
 import torch
 
-from attendant_engine.sampling import sample
-from attendant_engine.sequence import GenerationState, Sequence
+from attendant_engine import sampling
+from attendant_engine.kernels.cpu.sampling import load_sampling_kernels
+from attendant_engine.sequence import GenerationState, SampledToken, Sequence
 from attendant_engine.types import GenerationRequest, SamplingParams
 
 
@@ -11,6 +18,20 @@ def _sequence(params: SamplingParams, *, seed: int = 0, index: int = 0, num_prom
     request = GenerationRequest(request_id="a", prompt_token_ids=(0,) * num_prompt_tokens, params=params)
     state = GenerationState(request=request, arrival=0, arrival_s=0.0, seed=seed, max_tokens=10, stop_ids=frozenset())
     return Sequence(state, index)
+
+
+@pytest.fixture(params=["kernel", "torch"], autouse=True)
+def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "torch":
+        monkeypatch.setattr(sampling, "load_sampling_kernels", lambda: None)
+    elif load_sampling_kernels() is None:
+        pytest.skip("the CPU kernels are not built, or this processor has no instruction set for them")
+
+
+def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[SampledToken]:
+    tokens = [token for token in sampling.sample(logits, sequences) if token is not None]
+    assert len(tokens) == len(sequences)
+    return tokens
 
 
 def test_greedy_takes_the_lowest_id_of_equals() -> None:
@@ -59,8 +80,8 @@ def test_log_probabilities_are_those_of_the_raw_logits() -> None:
     token = sample(logits.clone(), [_sequence(params)])[0]
     raw = logits[0].log_softmax(dim=-1).tolist()
     assert token.token_id == 4 and token.logprobs is not None
-    assert token.logprobs.logprob == raw[4]
-    assert token.logprobs.top[0][1] == max(raw)
+    assert token.logprobs.logprob == pytest.approx(raw[4], rel=1e-6)
+    assert token.logprobs.top[0][1] == pytest.approx(max(raw), rel=1e-6)
 
 
 def test_a_vanishing_temperature_is_greedy_and_an_enormous_one_still_draws() -> None:
@@ -69,3 +90,45 @@ def test_a_vanishing_temperature_is_greedy_and_an_enormous_one_still_draws() -> 
     assert sample(logits.clone(), [_sequence(SamplingParams(temperature=1e-30))])[0].token_id == best
     drawn = {sample(logits.clone(), [_sequence(SamplingParams(temperature=1e30), seed=seed)])[0].token_id for seed in range(40)}
     assert len(drawn) > 20
+
+
+@pytest.mark.parametrize("params", [SamplingParams(temperature=0.0), SamplingParams(), SamplingParams(temperature=0.0, min_tokens=5)])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_row_that_is_not_finite_yields_nothing_and_costs_no_other_row_anything(params: SamplingParams, bad: float) -> None:
+    logits = torch.randn(5, 40)
+    sequences = [_sequence(params, seed=seed) for seed in range(5)]
+    healthy = [token.token_id for token in sample(logits.clone(), sequences)]
+    for column in (0, 17, 39):
+        broken = logits.clone()
+        broken[3, column] = bad
+        tokens = sampling.sample(broken, sequences)
+        assert tokens[3] is None
+        assert [token and token.token_id for token in tokens] == [*healthy[:3], None, healthy[4]]
+
+
+def test_no_rows_yield_no_tokens() -> None:
+    assert sampling.sample(torch.empty(0, 10), []) == []
+
+
+def test_a_draw_ahead_is_that_of_the_same_position_without_looking_ahead() -> None:
+    logits = torch.randn(30, 50)
+    late = [_sequence(SamplingParams(temperature=2.0), seed=seed, num_prompt_tokens=4 + seed % 5) for seed in range(30)]
+    early = [_sequence(SamplingParams(temperature=2.0), seed=seed, num_prompt_tokens=4) for seed in range(30)]
+    expected = [token.token_id for token in sample(logits.clone(), late)]
+    ahead = sampling.sample(logits.clone(), early, [seed % 5 for seed in range(30)])
+    assert [token and token.token_id for token in ahead] == expected
+
+
+def test_the_minimum_length_counts_the_tokens_ahead() -> None:
+    request = GenerationRequest(request_id="a", prompt_token_ids=(0,), params=SamplingParams(temperature=0.0, min_tokens=2))
+    state = GenerationState(request=request, arrival=0, arrival_s=0.0, seed=0, max_tokens=10, stop_ids=frozenset({1}), masked_ids=(1,))
+    sequence = Sequence(state, 0)
+    logits = torch.tensor([[0.0, 9.0, 1.0]]).repeat(3, 1)
+    tokens = sampling.sample(logits, [sequence] * 3, [0, 1, 2])
+    assert [token and token.token_id for token in tokens] == [2, 2, 1]
+
+
+def test_any_temperature_and_any_top_k_are_taken() -> None:
+    logits = torch.randn(3, 20)
+    for params in (SamplingParams(temperature=1e300), SamplingParams(top_k=2**60), SamplingParams(top_p=1e-30), SamplingParams(min_p=1.0)):
+        assert all(0 <= token.token_id < 20 for token in sample(logits.clone(), [_sequence(params)] * 3))

@@ -16,24 +16,34 @@ MIN_REPETITION_PENALTY = 1e-5
 _NEVER = float("-inf")
 
 
-def needs_processing(sequence: EngineSequence) -> bool:
-    """Say whether any processor would change the next logits of ``sequence``."""
+def needs_processing(sequence: EngineSequence, num_ahead: int = 0) -> bool:
+    """Say whether any processor would change the logits of ``sequence`` when ``num_ahead`` more tokens are thought to follow."""
     params = sequence.state.request.params
-    return bool(
-        params.logit_bias
+    return (
+        params.min_tokens > len(sequence.token_ids) - sequence.num_prompt_tokens + num_ahead
         or params.repetition_penalty != 1.0
         or params.presence_penalty != 0.0
         or params.frequency_penalty != 0.0
-        or sequence.num_output_tokens < params.min_tokens
+        or bool(params.logit_bias)
     )
 
 
-def process_logits(logits: torch.Tensor, sequences: Sequence[EngineSequence]) -> None:
-    """Apply every processor, in place, to ``logits`` ``[N, V]`` float32; row i belongs to ``sequences[i]``."""
-    rows = [(row, sequence) for row, sequence in enumerate(sequences) if needs_processing(sequence)]
+def can_look_ahead(sequence: EngineSequence) -> bool:
+    """Say whether logits beyond the known tokens can be processed: a penalty would have to know the tokens in between."""
+    params = sequence.state.request.params
+    return params.repetition_penalty == 1.0 and params.presence_penalty == 0.0 and params.frequency_penalty == 0.0
+
+
+def process_logits(logits: torch.Tensor, sequences: Sequence[EngineSequence], num_ahead: Sequence[int] | None = None) -> None:
+    """Apply every processor, in place, to ``logits`` ``[N, V]`` float32; row i belongs to ``sequences[i]``.
+
+    Row i stands ``num_ahead[i]`` tokens beyond the known ones (0 if not given), of which only the minimum length takes note.
+    """
+    ahead = num_ahead if num_ahead is not None else (0,) * len(sequences)
+    rows = [(row, sequence) for row, (sequence, n) in enumerate(zip(sequences, ahead, strict=True)) if needs_processing(sequence, n)]
     if not rows:
         return
-    _mask_until_min_tokens(logits, rows)
+    _mask_until_min_tokens(logits, rows, ahead)
     _add_bias(logits, rows)
     _penalise_repetition(logits, rows)
     _penalise_output(logits, rows)
@@ -42,11 +52,11 @@ def process_logits(logits: torch.Tensor, sequences: Sequence[EngineSequence]) ->
 _Rows = list[tuple[int, EngineSequence]]
 
 
-def _mask_until_min_tokens(logits: torch.Tensor, rows: _Rows) -> None:
+def _mask_until_min_tokens(logits: torch.Tensor, rows: _Rows, num_ahead: Sequence[int]) -> None:
     pairs = [
         (row, token_id)
         for row, sequence in rows
-        if sequence.num_output_tokens < sequence.state.request.params.min_tokens
+        if sequence.num_output_tokens + num_ahead[row] < sequence.state.request.params.min_tokens
         for token_id in sequence.state.masked_ids
     ]
     if pairs:

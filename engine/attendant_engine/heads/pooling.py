@@ -1,7 +1,13 @@
-"""One embedding a sequence from its hidden states: mean, first or last token; of length one if asked."""
+"""One embedding a sequence from its hidden states: mean, first or last token; of length one if asked.
+
+One kernel call serves the CPU; the torch code serves other devices.
+"""
 
 import torch
 
+from attendant_engine.kernels.cpu.library import load_library
+from attendant_engine.kernels.cpu.rows import can_serve
+from attendant_engine.kernels.cpu.rows import pool as native_pool
 from attendant_engine.types import PoolingMode
 
 
@@ -19,6 +25,9 @@ class Pooling:
 
         Sums are in float32, each sequence by itself, so company in the batch changes nothing.
         """
+        library = load_library()
+        if library is not None and can_serve(hidden) and cu_seqlens.dtype == torch.int32:
+            return native_pool(library, hidden, cu_seqlens, pooling, normalize)
         bounds = cu_seqlens.tolist()
         pooled = [_pool(hidden[first:last].float(), mode) for first, last, mode in zip(bounds[:-1], bounds[1:], pooling, strict=True)]
         vectors = [

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from attendant_engine.decoding.logprobs import token_logprobs
@@ -15,9 +16,10 @@ def test_values_ranks_and_order_are_those_of_a_sorted_log_softmax() -> None:
     for row, (entry, token_id, wanted) in enumerate(zip(entries, chosen, [0, 1, 5, 20, 50, 50], strict=True)):
         expected = logits[row].log_softmax(dim=-1).tolist()
         order = sorted(range(50), key=lambda i: (-expected[i], i))
-        assert entry.token_id == token_id and entry.logprob == expected[token_id]
+        assert entry.token_id == token_id and entry.logprob == pytest.approx(expected[token_id], rel=1e-6)
         assert entry.rank == order.index(token_id) + 1
-        assert entry.top == tuple((i, expected[i]) for i in order[:wanted])
+        assert [i for i, _ in entry.top] == order[:wanted]
+        assert [value for _, value in entry.top] == pytest.approx([expected[i] for i in order[:wanted]], rel=1e-6)
 
 
 def test_a_greedy_token_equals_the_best_of_the_top_to_the_last_bit() -> None:

@@ -211,6 +211,7 @@ class LogprobsCall(Structure):
         ("ranks", c_void_p),
         ("top_ids", c_void_p),
         ("top_logprobs", c_void_p),
+        ("scratch", c_void_p),
     ]
 
 

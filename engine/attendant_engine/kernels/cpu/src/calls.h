@@ -130,6 +130,9 @@ struct FiniteCall {
     uint8_t* is_finite = nullptr;
 };
 
+// Floats that a thread needs to look for the best of a vocabulary: two copies of a row, with room for a whole vector more.
+__attribute__((always_inline)) inline int64_t vocabulary_scratch(int64_t vocab_size) { return 2 * ((vocab_size + 127) / 64 * 64); }
+
 // Chooses a token of each row of logits. temperature 0: the largest logit, lowest id of equals. Otherwise min-p, then
 // top-k (0: off), then top-p, each as a threshold that keeps ties, and the token at `uniform` of what is left.
 // The semantics are those of decoding/truncation.py and sampling.py, which is the oracle.
@@ -143,7 +146,7 @@ struct SampleCall {
     const double* uniform = nullptr;
     int64_t* token_ids = nullptr;
     uint8_t* is_finite = nullptr;  // of each row of logits, or null
-    float* scratch = nullptr;      // num_threads * vocab_size floats
+    float* scratch = nullptr;      // num_threads * vocabulary_scratch(vocab_size) floats
 };
 
 // Log-probabilities of each row of raw logits: of `token_ids`, its rank (1 is best, ties by id), and the `num_top` best
@@ -158,6 +161,7 @@ struct LogprobsCall {
     int32_t* ranks = nullptr;    // [num_rows]
     int64_t* top_ids = nullptr;  // [num_rows, max_top]
     float* top_logprobs = nullptr;
+    float* scratch = nullptr;  // num_threads * vocabulary_scratch(vocab_size) floats
 };
 
 }  // namespace attendant
