@@ -16,19 +16,13 @@ PYTHON = VENV / "bin" / "python"
 
 TORCH = "torch==2.13.0"
 LLAMA_CPP = "llama-cpp-python==0.3.36"
-PEERS = (
-    "openvino==2026.4.1",
-    "openvino-genai==2026.4.1.0",
-    "openvino-tokenizers==2026.4.1.0",
-    "nncf==3.4.0",
-    "ctranslate2==4.8.5",
-    "onnxruntime==1.31.1",
-    "onnx==1.23.2",
-    "transformers==5.23.0",
-    "sentence-transformers==6.2.0",
-    "gguf==0.19.0",
-    "numpy==2.4.6",
-)
+PEERS = {
+    "openvino": ("openvino==2026.4.1", "openvino-genai==2026.4.1.0", "openvino-tokenizers==2026.4.1.0", "nncf==3.4.0"),
+    "ctranslate2": ("ctranslate2==4.8.5",),
+    "onnxruntime": ("onnxruntime==1.31.1", "onnx==1.23.2"),
+    "transformers": ("transformers==5.23.0", "sentence-transformers==6.2.0", "numpy==2.4.6"),
+    "gguf": ("gguf==0.19.0",),
+}
 _LLAMA_CPP_NEEDS = ("diskcache==5.6.3", "jinja2==3.1.6", "typing-extensions==4.16.0")
 _LLAMA_CPP_BUILD = "-DGGML_NATIVE=ON -DGGML_LLAMAFILE=ON -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF"
 
@@ -38,11 +32,8 @@ def install(*, jobs: int = 2) -> list[str]:
     if not PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     problems = []
-    for name, steps in (
-        ("torch", [["install", TORCH]]),
-        ("peers", [["install", TORCH, *PEERS]]),
-        ("llama-cpp-python", _llama_cpp_steps()),
-    ):
+    parts = [(name, [["install", TORCH, *pins]]) for name, pins in PEERS.items()]
+    for name, steps in [("torch", [["install", TORCH]]), *parts, ("llama-cpp-python", _llama_cpp_steps())]:
         problem = _install_once(name, steps, jobs)
         if problem is not None:
             problems.append(problem)
@@ -51,7 +42,7 @@ def install(*, jobs: int = 2) -> list[str]:
 
 def versions() -> dict[str, str]:
     """Return what is pinned, by package."""
-    return dict(pin.split("==") for pin in (TORCH, LLAMA_CPP, *PEERS))
+    return dict(pin.split("==") for pin in (TORCH, LLAMA_CPP, *(pin for pins in PEERS.values() for pin in pins)))
 
 
 def _llama_cpp_steps() -> list[list[str]]:

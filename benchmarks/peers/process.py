@@ -30,7 +30,7 @@ class Worker:
     def __init__(self, python: Path, module: str, *, num_threads: int) -> None:
         logs = HOME / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        self._log = logs / f"{module}.log"
+        self._log = logs / f"{module.rpartition('.')[2]}.log"
         environment = os.environ | {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         environment |= {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads)}
         with self._log.open("w") as errors:
@@ -59,7 +59,7 @@ class Worker:
             reply = self._reply(timeout_s)
         except BrokenPipeError:
             raise self._death() from None
-        self._signal(signal.SIGSTOP)
+        self._hold()
         if "error" in reply:
             raise WorkerError(reply["error"], is_fatal=False, is_unsupported=reply["unsupported"])
         return reply
@@ -94,6 +94,13 @@ class Worker:
             code = self._process.wait()
         last = next((line for line in reversed(self._log.read_text(errors="replace").splitlines()) if line.strip()), "it said nothing")
         return WorkerError(f"its process ended with code {code}: {last[:200]}", is_fatal=True)
+
+    def _hold(self) -> None:
+        """Stop the process and wait until it stands still (or has ended, which the next call reports)."""
+        if self._process.poll() is not None:
+            return
+        self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.poll() is None:

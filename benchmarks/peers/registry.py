@@ -12,13 +12,15 @@ from benchmarks.peers.shapes import SHAPES, ModelName
 from benchmarks.peers.sources import write_source
 
 OURS = "attendant"
+_ADAPTERS = "benchmarks.peers.engines"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineKind:
-    """One engine: its adapter for each kind of model, and the format it reads.
+    """One engine: its adapter (a module) for each kind of model, the format it reads and the interpreter it runs in.
 
     ``format`` None reads the source checkpoint. ``shared`` maps a class to the one whose file it uses.
+    ``cannot`` and ``cannot_kind`` say why a class or a kind of model is not measured.
     """
 
     name: str
@@ -29,11 +31,7 @@ class EngineKind:
     shared: dict[Precision, Precision] = field(default_factory=dict)
     cannot: dict[Precision, str] = field(default_factory=dict)
     cannot_kind: dict[Literal["decoder", "encoder"], str] = field(default_factory=dict)
-
-    @property
-    def python(self) -> Path:
-        """The interpreter of its virtual environment."""
-        return Path(sys.executable) if self.name == OURS else PYTHON
+    python: Path = PYTHON
 
     def adapter(self, model: ModelName) -> str | None:
         """Return the adapter's module for ``model``, None where there is none."""
@@ -45,19 +43,25 @@ class EngineKind:
 
 
 ENGINES = (
-    EngineKind(name=OURS, title="attendant", decoder="attendant", encoder="attendant"),
+    EngineKind(
+        name=OURS,
+        title="attendant",
+        decoder=f"{_ADAPTERS}.attendant",
+        encoder=f"{_ADAPTERS}.attendant",
+        python=Path(sys.executable),
+    ),
     EngineKind(
         name="openvino",
         title="OpenVINO",
-        decoder="openvino_genai",
-        encoder="openvino_encoder",
+        decoder=f"{_ADAPTERS}.openvino_genai",
+        encoder=f"{_ADAPTERS}.openvino_encoder",
         format="openvino",
         shared={"bfloat16": "float32"},
     ),
     EngineKind(
         name="llamacpp",
         title="llama.cpp",
-        decoder="llamacpp",
+        decoder=f"{_ADAPTERS}.llamacpp",
         encoder=None,
         format="gguf",
         cannot_kind={"encoder": "not among the peers for encoders"},
@@ -65,23 +69,23 @@ ENGINES = (
     EngineKind(
         name="ctranslate2",
         title="CTranslate2",
-        decoder="ctranslate2_decoder",
-        encoder="ctranslate2_encoder",
+        decoder=f"{_ADAPTERS}.ctranslate2_decoder",
+        encoder=f"{_ADAPTERS}.ctranslate2_encoder",
         format="ctranslate2",
         cannot={"bfloat16": "no bfloat16 on a CPU", "int4": "no 4-bit weights on a CPU"},
     ),
     EngineKind(
         name="transformers",
         title="transformers",
-        decoder="transformers_decoder",
-        encoder="transformers_encoder",
+        decoder=f"{_ADAPTERS}.transformers_decoder",
+        encoder=f"{_ADAPTERS}.transformers_encoder",
         cannot={"int8": "no int8 of its own on a CPU", "int4": "no 4-bit weights of its own on a CPU"},
     ),
     EngineKind(
         name="onnxruntime",
         title="onnxruntime",
         decoder=None,
-        encoder="onnxruntime_encoder",
+        encoder=f"{_ADAPTERS}.onnxruntime_encoder",
         format="onnxruntime",
         cannot={"bfloat16": "no bfloat16 kernels for a Transformer on a CPU"},
         cannot_kind={"decoder": "generates only with onnxruntime-genai, which is not among the peers"},
@@ -90,7 +94,7 @@ ENGINES = (
         name="sentence-transformers",
         title="sentence-transformers",
         decoder=None,
-        encoder="sentence_transformers",
+        encoder=f"{_ADAPTERS}.sentence_transformers",
         cannot={"int8": "no int8 of its own on a CPU"},
         cannot_kind={"decoder": "encoders only"},
     ),

@@ -113,10 +113,15 @@ def _limits(group: Group) -> str:
             lines.append([label, "", *_shares(group, cell, limits)])
         if cell.kind == "prefill" and products:
             rate = shape.prefill_flops(cell.prompt_tokens) / cell.prompt_tokens
-            limits = {r.round_index: r.value * 1e9 / rate for r in products[-1].repetitions}
-            label = f"prefill, of the peak product: at most {median(limits.values()):.0f} tokens/s"
+            limits = _greatest([{r.round_index: r.value * 1e9 / rate for r in product.repetitions} for product in products])
+            label = f"prefill, of the fastest product: at most {median(limits.values()):.0f} tokens/s"
             lines.append([label, "", *_shares(group, cell, limits)])
     return markdown_table(["limits of this machine, same rounds", "measured", "ours, %", "best peer, %"], lines) if lines else ""
+
+
+def _greatest(rates: list[dict[int, float]]) -> dict[int, float]:
+    """Return the greatest of each round."""
+    return {index: max(rate[index] for rate in rates if index in rate) for index in rates[0]}
 
 
 def _shares(group: Group, cell: Cell, limits: dict[int, float]) -> list[str]:

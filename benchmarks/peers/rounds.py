@@ -19,19 +19,24 @@ from benchmarks.peers.results import CellResult, EngineResult, Group, Repetition
 from benchmarks.peers.shapes import SHAPES, ModelName
 
 _LOAD_TIMEOUT_S = 240.0
-_RUN_TIMEOUT_S = 240.0
+_RUN_TIMEOUT_S = 400.0
 _HOPELESS = 0.6
 _WARM_UP_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a group is run. ``deadline_s`` is a moment of ``time.monotonic``; ``extra_rounds`` make up for disturbed ones."""
+    """How a group is run.
+
+    ``extra_rounds`` make up for disturbed ones; ``deadline_s`` is a moment of ``time.monotonic``; ``roofline`` is the
+    module that measures the machine.
+    """
 
     repeats: int
     extra_rounds: int
     num_threads: int
     deadline_s: float
+    roofline: str = "benchmarks.peers.engines.roofline"
 
 
 class GroupRun:
@@ -44,8 +49,9 @@ class GroupRun:
         self._load = load_of(cells)
         self._workers: dict[str, Worker] = {}
         roofline_cells = [Cell(kind="bandwidth", num_sequences=n, variant="dram") for n in sorted({1, plan.num_threads})]
-        product = "int8" if precision == "int4" else precision
-        roofline_cells.append(Cell(kind="gemm", num_sequences=plan.num_threads, variant=product))
+        # Peers and ours multiply 4-bit weights as 8-bit ones.
+        products = [precision if precision != "int4" else "int8", f"own {precision}"]
+        roofline_cells += [Cell(kind="gemm", num_sequences=plan.num_threads, variant=product) for product in products]
         roofline = EngineResult("roofline", "this machine", cells=[CellResult(cell) for cell in roofline_cells])
         self._group = Group(model=model, precision=precision, cells=cells, engines=[], roofline=roofline)
 
@@ -62,7 +68,7 @@ class GroupRun:
         return self._group
 
     def _start_roofline(self) -> None:
-        self._begin(self._group.roofline, Path(sys.executable), "roofline", Path())
+        self._begin(self._group.roofline, Path(sys.executable), self._plan.roofline, Path())
 
     def _start(self, kind: EngineKind, reference: list[list[float]] | None) -> None:
         result = EngineResult(kind.name, kind.title, cells=[CellResult(cell) for cell in self._group.cells])

@@ -29,7 +29,7 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[2])])
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    module = importlib.import_module(f"benchmarks.peers.engines.{sys.argv[1]}")
+    module = importlib.import_module(sys.argv[1])
     engine: Any = None
     num_vocab = 0
     for line in sys.stdin:

@@ -1,24 +1,26 @@
-"""The machine's own limits, measured between the engines: DRAM reads, and products by type as oneDNN does them packed.
+"""The machine's own limits, measured between the engines: DRAM reads, and products by type, oneDNN's packed and our own.
 
-Bandwidth is the best of a few passes over a buffer of 1 GiB, far beyond the last cache; a product's rate the best over
-sizes like those of the models and one large square. Runs in the main virtual environment.
+Bandwidth is the best of a few passes over a buffer of 1 GiB, far beyond the last cache, with and without software
+prefetch; a product's rate is the best over sizes like those of the models and one large square. Runs in the main
+virtual environment.
 """
 
 import ctypes
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.peers.engines.base import Setup
+from benchmarks.peers.engines.own_products import own_product
 from benchmarks.peers.environment import HOME, ROOT
 
 _BUFFER_BYTES = 1 << 30
-_PASSES = 5
+_PASSES = 4
 _ROUNDS = 8
 _SIZES = ((1024, 768, 3072), (1024, 3072, 768), (2048, 2048, 2048))
 
@@ -28,26 +30,24 @@ class Roofline:
 
     def __init__(self) -> None:
         self._library = _build()
-        self._buffer: np.ndarray | None = None
+        self._buffer: ctypes.c_void_p | None = None
 
     def measure(self, variant: str, num_threads: int) -> float:
         """Return GB/s for ``variant`` "dram", GFLOP/s (or GOP/s) for a product's type."""
         if variant == "dram":
             return self._read_gb_per_s(num_threads)
         torch.set_num_threads(num_threads)
-        product = {"float32": _float_product, "bfloat16": _bfloat16_product, "int8": _int8_product, "float32 plain": _plain_product}[
-            variant
-        ]
+        product = partial(own_product, variant.removeprefix("own ")) if variant.startswith("own ") else _PRODUCTS[variant]
         return max(_rate(product, rows, width, columns) for rows, width, columns in _SIZES)
 
     def _read_gb_per_s(self, num_threads: int) -> float:
         if self._buffer is None:
-            self._buffer = np.ones(_BUFFER_BYTES // 8 + 8, dtype=np.uint64)
-        address = -(-self._buffer.ctypes.data // 64) * 64
+            self._buffer = ctypes.c_void_p(self._library.make_buffer(ctypes.c_size_t(_BUFFER_BYTES)))
         sink = ctypes.c_uint64()
         seconds: list[float] = [
-            self._library.read_seconds(ctypes.c_void_p(address), ctypes.c_size_t(_BUFFER_BYTES), num_threads, ctypes.byref(sink))
+            self._library.read_seconds(self._buffer, ctypes.c_size_t(_BUFFER_BYTES), num_threads, is_prefetching, ctypes.byref(sink))
             for _ in range(_PASSES)
+            for is_prefetching in (0, 1)
         ]
         return _BUFFER_BYTES / min(seconds) / 1e9
 
@@ -65,6 +65,7 @@ def _build() -> ctypes.CDLL:
         subprocess.run(["g++", *flags, str(source), "-o", str(library)], check=True)
     loaded = ctypes.CDLL(str(library))
     loaded.read_seconds.restype = ctypes.c_double
+    loaded.make_buffer.restype = ctypes.c_void_p
     return loaded
 
 
@@ -102,3 +103,6 @@ def _int8_product(rows: int, width: int, columns: int) -> Callable[[], Tensor]:
     scales, zeros = torch.full((columns,), 0.01), torch.zeros(columns, dtype=torch.int64)
     packed = torch.ops.onednn.qlinear_prepack(weight, [rows, width])
     return lambda: torch.ops.onednn.qlinear_pointwise(x, 0.02, 128, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+
+
+_PRODUCTS = {"float32": _float_product, "bfloat16": _bfloat16_product, "int8": _int8_product, "float32 plain": _plain_product}
