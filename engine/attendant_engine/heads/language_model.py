@@ -30,7 +30,7 @@ class TiedLanguageModel:
 
     def pack(self) -> None:
         """Copy the embeddings into the fastest layout for a product; looking rows up still takes the original."""
-        self._product = pack(self.token_embedding.weight)
+        self._product = pack(self.token_embedding.weight, None)
 
     def __call__(self, hidden: torch.Tensor, row_ids: torch.Tensor | None = None) -> torch.Tensor:
         """``[T, E]``, or the rows ``row_ids`` ``[N]`` of it, to raw logits ``[N, V]`` float32."""
@@ -38,4 +38,4 @@ class TiedLanguageModel:
             hidden = hidden[row_ids]
         if self._product is None:
             return nn.functional.linear(hidden, self.token_embedding.weight).float()
-        return self._product(hidden, None).float()
+        return self._product(hidden).float()

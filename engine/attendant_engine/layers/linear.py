@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from attendant_engine.kernels.cpu.calls import WeightFormat
 from attendant_engine.layers.packing import Product, pack
 
 
@@ -18,14 +19,19 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
         self._product: Product | None = None
 
-    def pack(self) -> None:
-        """Hold the filled weight the fastest way there is and let go of ``weight``; inputs are then ``[N, in]``."""
-        self._product = pack(self.weight)
+    def pack(self, weight_format: WeightFormat | None = None) -> None:
+        """Hold the filled weight the fastest way there is and let go of ``weight``; inputs are then ``[N, in]``.
+
+        A ``weight_format`` shorter than the weight's own takes the native CPU kernels; ``RuntimeError`` where there are none.
+        """
+        self._product = pack(self.weight, self.bias, weight_format)
         self.register_parameter("weight", None)
+        if self.bias is not None:
+            self.register_parameter("bias", None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``[*, out]``."""
-        return linear(x, self.weight, self.bias) if self._product is None else self._product(x, self.bias)
+        return linear(x, self.weight, self.bias) if self._product is None else self._product(x)
 
 
 class Conv1D(Linear):

@@ -8,6 +8,9 @@ import torch
 from attendant_engine.kernels.cpu.calls import Format, WeightFormat, WeightPart
 from attendant_engine.kernels.cpu.library import KernelLibrary
 
+MAX_INT8_INPUTS = 65_536
+"""More products of bytes than this could overflow a sum of 32 bits."""
+
 _SOURCE_FORMATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16}
 
 
@@ -15,7 +18,8 @@ class PackedWeight:
     """Owns one packed weight; ``handle`` is its address for the calls.
 
     ``parts`` are (weight ``[n_i, K]``, bias ``[n_i]`` or None), which come to lie one below the other; a gated weight has
-    two of the same shape, gate and up. Sources are float32 or bfloat16 and are not needed afterwards.
+    two of the same shape, gate and up. Sources are float32 or bfloat16 and are not needed afterwards. Raises ``ValueError``
+    for a shape that the format cannot hold.
     """
 
     def __init__(
@@ -30,6 +34,8 @@ class PackedWeight:
         biases = [None if bias is None else bias.float().contiguous() for _, bias in parts]
         source_format = _SOURCE_FORMATS[weights[0].dtype]
         self.num_inputs = weights[0].shape[1]
+        if weight_format is WeightFormat.I8 and self.num_inputs > MAX_INT8_INPUTS:
+            raise ValueError(f"A layer has {self.num_inputs} inputs; sums in int8 take at most {MAX_INT8_INPUTS}.")
         self.num_outputs = weights[0].shape[0] if is_gated else sum(weight.shape[0] for weight in weights)
         self.weight_format = weight_format
         self._library = library
