@@ -23,6 +23,7 @@ from attendant_engine.kernels.cpu.executor import Program
 from attendant_engine.kernels.cpu.library import KernelLibrary, load_library
 from attendant_engine.kernels.cpu.linear import NativeLinear
 from attendant_engine.kernels.cpu.program import Fill, ProgramBuilder
+from attendant_engine.kernels.cpu.sketch import ProgramSketch
 from attendant_engine.layers.activations import ACTIVATIONS, NATIVE_ACTIVATIONS
 from attendant_engine.models.base import ClassificationHead, LanguageModelHead, ModelInputs, PoolingHead
 from attendant_engine.models.registry import BuiltModel
@@ -118,35 +119,77 @@ def _obstacle(config: ModelConfig, dtype: torch.dtype) -> str | None:
 
 def compile_model(built: BuiltModel, *, dtype: torch.dtype, quantization: Quantization, fill: Fill) -> NativeModel:
     """Pack the weights of a laid-out model, each module's as ``fill`` materialises it, and return what runs them."""
-    library, trunk, lm_head = load_library(), built.trunk, built.lm_head
-    assert library is not None and isinstance(trunk, Lowerable), "asked for a model that can_compile refuses"
-    plain = _PLAIN_FORMATS[dtype]
-    weight_format = _QUANTIZED_FORMATS.get(quantization, plain)
-    # The head decides between near-equal tokens: four bits are too few for it.
-    head_format = WeightFormat.I8 if quantization == "int4" else weight_format
-    shared_table = lm_head.token_embedding if isinstance(lm_head, TiedLanguageModel) else None
+    library = load_library()
+    assert library is not None, "asked for a model that can_compile refuses"
+    formats = _formats(built, dtype, quantization)
     builder = ProgramBuilder(
-        library,
-        dtype=dtype,
-        weight_format=weight_format,
-        fill=fill,
-        shared_table=shared_table,
-        shared_format=head_format,
+        library, dtype=dtype, fill=fill, weight_format=formats.linear, shared_table=formats.shared_table, shared_format=formats.head
     )
+    lm_head, classification_head = _lower(library, builder, built, formats)
+    return NativeModel(
+        trunk=NativeTrunk(builder.finish()),
+        weight_bytes=builder.weight_bytes,
+        lm_head=lm_head,
+        pooling_head=built.pooling_head,
+        classification_head=classification_head,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeSize:
+    """What a compiled model takes: its weights as packed, and the buffers of a step for each packed token."""
+
+    weight_bytes: int
+    row_bytes: int
+
+
+def measure_model(built: BuiltModel, *, dtype: torch.dtype, quantization: Quantization) -> NativeSize:
+    """Return what ``compile_model`` would take. ``built`` is on the meta device, and of no use afterwards."""
+    library = load_library()
+    assert library is not None, "asked for a model that can_compile refuses"
+    formats = _formats(built, dtype, quantization)
+    sketch = ProgramSketch(
+        library, dtype=dtype, weight_format=formats.linear, shared_table=formats.shared_table, shared_format=formats.head
+    )
+    _lower(library, sketch, built, formats)
+    return NativeSize(weight_bytes=sketch.weight_bytes, row_bytes=sketch.row_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Formats:
+    """How the weights of one model are held; ``shared_table`` is the module of embeddings that a tied head shares."""
+
+    plain: WeightFormat
+    linear: WeightFormat
+    head: WeightFormat
+    shared_table: nn.Module | None
+
+
+def _formats(built: BuiltModel, dtype: torch.dtype, quantization: Quantization) -> _Formats:
+    plain = _PLAIN_FORMATS[dtype]
+    linear = _QUANTIZED_FORMATS.get(quantization, plain)
+    return _Formats(
+        plain=plain,
+        linear=linear,
+        # The head decides between near-equal tokens: four bits are too few for it.
+        head=WeightFormat.I8 if quantization == "int4" else linear,
+        shared_table=built.lm_head.token_embedding if isinstance(built.lm_head, TiedLanguageModel) else None,
+    )
+
+
+def _lower(
+    library: KernelLibrary, builder: ProgramBuilder, built: BuiltModel, formats: _Formats
+) -> tuple[LanguageModelHead | None, ClassificationHead | None]:
+    """Say the trunk's operations to ``builder``; return the heads over what it packs."""
+    trunk, lm_head = built.trunk, built.lm_head
+    assert isinstance(trunk, Lowerable), "asked for a model that can_compile refuses"
     trunk.lower(builder)
     head: LanguageModelHead | None = None
     if builder.packed_table is not None:
         head = NativeLinear(library, builder.packed_table)
     elif isinstance(lm_head, LanguageModel):
-        head = NativeLinear(library, builder.pack([lm_head.lm_head], weight_format=head_format))
-    classification = _classification(library, builder, built.classification_head, plain)
-    return NativeModel(
-        trunk=NativeTrunk(builder.finish()),
-        weight_bytes=builder.weight_bytes,
-        lm_head=head,
-        pooling_head=built.pooling_head,
-        classification_head=classification,
-    )
+        head = NativeLinear(library, builder.pack([lm_head.lm_head], weight_format=formats.head))
+    return head, _classification(library, builder, built.classification_head, formats.plain)
 
 
 def _classification(

@@ -76,6 +76,7 @@ def _declare(c: ctypes.CDLL) -> None:
     c.attendant_num_threads.argtypes, c.attendant_num_threads.restype = [], c_int32
     c.attendant_set_num_threads.argtypes, c.attendant_set_num_threads.restype = [c_int32], None
     c.attendant_struct_bytes.argtypes, c.attendant_struct_bytes.restype = [c_char_p], c_int64
+    c.attendant_lay_out_weight.argtypes, c.attendant_lay_out_weight.restype = [c_int32, c_int64, c_int64, c_int32], c_void_p
     c.attendant_pack_weight.argtypes = [c_int32, c_int32, c_void_p, c_int32, c_int64, c_int32]
     c.attendant_pack_weight.restype = c_void_p
     c.attendant_free_weight.argtypes, c.attendant_free_weight.restype = [c_void_p], None

@@ -139,13 +139,15 @@ class ProgramBuilder:
         """Pack the modules' weights and biases, one below the other, and let go of the originals."""
         for module in modules:
             self._fill(module, torch.float32)
-        parts = [(cast(torch.Tensor, module.weight), cast(torch.Tensor | None, getattr(module, "bias", None))) for module in modules]
-        chosen = self._weight_format if weight_format is None else weight_format
-        packed = PackedWeight(self._library, chosen, parts, is_gated=is_gated)
+        packed = self._packed(modules, self._weight_format if weight_format is None else weight_format, is_gated=is_gated)
         for module in modules:
             _release(module)
         self.weight_bytes += packed.num_bytes
         return packed
+
+    def _packed(self, modules: Sequence[nn.Module], weight_format: WeightFormat, *, is_gated: bool) -> PackedWeight:
+        parts = [(cast(torch.Tensor, module.weight), cast(torch.Tensor | None, getattr(module, "bias", None))) for module in modules]
+        return PackedWeight(self._library, weight_format, parts, is_gated=is_gated)
 
     def _table(self, module: nn.Module) -> torch.Tensor:
         self._fill(module, self._dtype)

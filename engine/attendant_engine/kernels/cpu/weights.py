@@ -45,9 +45,11 @@ class PackedWeight:
                 for weight, bias in zip(weights, biases, strict=True)
             )
         )
-        handle = library.c.attendant_pack_weight(
-            weight_format, source_format, ctypes.addressof(array), len(weights), self.num_inputs, is_gated
+        self._own(
+            library.c.attendant_pack_weight(weight_format, source_format, ctypes.addressof(array), len(weights), self.num_inputs, is_gated)
         )
+
+    def _own(self, handle: int | None) -> None:
         if not handle:
             raise MemoryError("There is no memory left for a packed weight.")
         self.handle: int = handle
@@ -75,3 +77,16 @@ class PackedWeight:
     def __del__(self) -> None:
         if getattr(self, "handle", None):
             self._library.c.attendant_free_weight(self.handle)
+
+
+class LaidOutWeight(PackedWeight):
+    """The sizes of a packed weight without its memory: what parts of ``shapes`` ``[n_i, K]`` would take. Computes nothing."""
+
+    def __init__(
+        self, library: KernelLibrary, weight_format: WeightFormat, shapes: Sequence[tuple[int, int]], *, is_gated: bool = False
+    ) -> None:
+        self.num_outputs = shapes[0][0] if is_gated else sum(num_rows for num_rows, _ in shapes)
+        self.num_inputs = shapes[0][1]
+        self.weight_format = weight_format
+        self._library = library
+        self._own(library.c.attendant_lay_out_weight(weight_format, self.num_outputs, self.num_inputs, is_gated))

@@ -55,6 +55,9 @@ ATTENDANT_API void attendant_logprobs(const LogprobsCall* call) { run_kernel(ker
 
 // --- weights -----------------------------------------------------------------
 
+ATTENDANT_API Weight* attendant_lay_out_weight(int32_t format, int64_t num_outputs, int64_t num_inputs, int32_t is_gated) {
+    return lay_out_weight(static_cast<WeightFormat>(format), num_outputs, num_inputs, is_gated != 0);
+}
 ATTENDANT_API Weight* attendant_pack_weight(
     int32_t format, int32_t source_format, const WeightPart* parts, int32_t num_parts, int64_t num_inputs, int32_t is_gated) {
     return pack_weight(static_cast<WeightFormat>(format), static_cast<Format>(source_format), parts, num_parts, num_inputs, is_gated != 0);

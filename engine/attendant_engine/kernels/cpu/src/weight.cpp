@@ -212,21 +212,29 @@ int64_t panel_bytes(WeightFormat format, int64_t num_inputs) {
 
 }  // namespace
 
-Weight* pack_weight(WeightFormat format, Format source_format, const WeightPart* parts, int num_parts, int64_t num_inputs, bool is_gated) {
+Weight* lay_out_weight(WeightFormat format, int64_t num_outputs, int64_t num_inputs, bool is_gated) {
     if (format == WeightFormat::I8 && num_inputs > 65536) return nullptr;
     auto* weight = new (std::nothrow) Weight;
     if (weight == nullptr) return nullptr;
     weight->format = format;
     weight->num_inputs = num_inputs;
+    weight->num_outputs = num_outputs;
     weight->is_gated = is_gated;
-    for (int i = 0; i < (is_gated ? 1 : num_parts); i++) weight->num_outputs += parts[i].num_rows;
     const int64_t width = is_gated ? kPanel / 2 : kPanel;
     weight->num_panels = (weight->num_outputs + width - 1) / width;
     weight->panel_bytes = panel_bytes(format, num_inputs);
-    const int64_t columns = weight->num_panels * kPanel;
     const int64_t num_vectors = format == WeightFormat::I8 ? 3 : 1;
+    weight->num_bytes = weight->num_panels * weight->panel_bytes + num_vectors * weight->num_panels * kPanel * 4;
+    return weight;
+}
+
+Weight* pack_weight(WeightFormat format, Format source_format, const WeightPart* parts, int num_parts, int64_t num_inputs, bool is_gated) {
+    int64_t num_outputs = 0;
+    for (int i = 0; i < (is_gated ? 1 : num_parts); i++) num_outputs += parts[i].num_rows;
+    Weight* weight = lay_out_weight(format, num_outputs, num_inputs, is_gated);
+    if (weight == nullptr) return nullptr;
+    const int64_t columns = weight->num_panels * kPanel;
     const int64_t all_panels = weight->num_panels * weight->panel_bytes;
-    weight->num_bytes = all_panels + num_vectors * columns * 4;
     weight->panels = map_bytes(weight->num_bytes);
     if (weight->panels == nullptr) {
         delete weight;
@@ -244,7 +252,7 @@ Weight* pack_weight(WeightFormat format, Format source_format, const WeightPart*
 
 void free_weight(Weight* weight) {
     if (weight == nullptr) return;
-    munmap(weight->panels, static_cast<size_t>(weight->num_bytes + 4095) / 4096 * 4096);
+    if (weight->panels != nullptr) munmap(weight->panels, static_cast<size_t>(weight->num_bytes + 4095) / 4096 * 4096);
     delete weight;
 }
 

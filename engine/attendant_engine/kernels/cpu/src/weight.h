@@ -57,6 +57,9 @@ inline int64_t linear_input_bytes(const Weight& weight) {
 // Bytes that `scratch` of a LinearCall needs: the inputs, and a scale a row.
 inline int64_t linear_scratch_bytes(const Weight& weight, int64_t num_rows) { return num_rows * (linear_input_bytes(weight) + 4); }
 
+// A weight of sizes alone, without memory: what packing it would take.
+Weight* lay_out_weight(WeightFormat format, int64_t num_outputs, int64_t num_inputs, bool is_gated);
+
 // Packs rows [N, K] given in parts (query, key and value, say), one below the other. `sources` are float32 or bfloat16,
 // row-major and contiguous; a bias may be null. With `is_gated` there are exactly two parts, gate and up. Null where there
 // is no memory, or K is too large for the integer sums of I8 (65,536).
