@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from attendant_engine.tokenizers import Tokenizer
+from attendant_engine.weights.checkpoint import read_model_config
 from benchmarks.checkpoints import GPT2_124M, write_gpt2
 from benchmarks.quality import WAYS, compare_logits, compare_vectors, load_oracle, load_way, logits_of, vectors_of, windows_of
 from benchmarks.results_file import markdown_table, write_results
@@ -24,7 +25,6 @@ TEXT = ROOT / "tests" / "data" / "stories" / "peter_rabbit.txt"
 SENTENCES = ROOT / "tests" / "data" / "tokenizers" / "reference_vectors.jsonl"
 STORIES = ROOT / "models" / "stories260k"
 TINY_ENCODER = ROOT / "models" / "tiny-encoder"
-_MAX_SENTENCE_TOKENS = 256
 
 
 def main() -> None:
@@ -67,8 +67,9 @@ def sentence_tokens(path: Path) -> list[list[int]]:
     rng = random.Random(0)
     words = [word for text in texts if text.isascii() for word in text.split()]
     texts += [" ".join(rng.choices(words, k=rng.randint(1, 60))) + "." for _ in range(100)]
-    tokenizer = Tokenizer.load(path)
-    return [list(tokenizer.encode(text, add_special_tokens=True).ids)[:_MAX_SENTENCE_TOKENS] for text in texts]
+    tokenizer, config = Tokenizer.load(path), read_model_config(path)
+    longest = min(config.max_position_embeddings, config.max_sequence_length or config.max_position_embeddings)
+    return [list(tokenizer.encode(text, add_special_tokens=True).ids)[:longest] for text in texts]
 
 
 def minilm_directory() -> Path | None:
