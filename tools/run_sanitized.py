@@ -51,7 +51,7 @@ def command_and_environment(sanitizer: Sanitizer, arguments: list[str]) -> tuple
         "LD_PRELOAD": ":".join(_runtime(name) for name in _RUNTIMES[sanitizer]),
         "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
-    plugins = ["-p", "tests.other_kernels", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    plugins = ["-p", "tests.other_kernels", "-p", "no:cacheprovider"]
     return [sys.executable, "-m", "pytest", *plugins, f"--kernels={library}", *(arguments or _TESTS)], environment
 
 

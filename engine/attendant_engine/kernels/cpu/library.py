@@ -31,10 +31,13 @@ class KernelLibrary:
 
     def __init__(self, path: Path) -> None:
         self.c = ctypes.CDLL(str(path))
-        _declare(self.c)
-        for struct in STRUCTS:
-            if self.c.attendant_struct_bytes(struct.__name__.encode()) != ctypes.sizeof(struct):
-                raise RuntimeError("The compiled CPU kernels are not of this version; run `make` again.")
+        try:
+            _declare(self.c)
+            is_ours = all(self.c.attendant_struct_bytes(struct.__name__.encode()) == ctypes.sizeof(struct) for struct in STRUCTS)
+        except AttributeError:
+            is_ours = False
+        if not is_ours:
+            raise RuntimeError("The compiled CPU kernels are not of this version; run `make` again.")
         # OMP_NUM_THREADS, which torch has read, may say less than the machine has.
         self.c.attendant_set_num_threads(min(max(1, round(available_cores())), torch.get_num_threads()))
 
