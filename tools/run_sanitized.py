@@ -1,6 +1,6 @@
 """Run kernel tests on kernels that were compiled with sanitizers: g++'s address and undefined behaviour, or its thread sanitizer.
 
-    .venv/bin/python tools/run_sanitized.py [--thread] [pytest's arguments; without any, all kernel tests]
+    .venv/bin/python tools/run_sanitized.py [--thread] [pytest's arguments; all kernel tests where none is a file's name]
 
 A sanitizer's finding ends the run with its report. Leaks are not looked for, because Python and torch keep what they
 like; the interpreter's and torch's own code is not instrumented, but every buffer of theirs that a kernel leaves is.
@@ -52,7 +52,9 @@ def command_and_environment(sanitizer: Sanitizer, arguments: list[str]) -> tuple
         "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     plugins = ["-p", "tests.other_kernels", "-p", "no:cacheprovider"]
-    return [sys.executable, "-m", "pytest", *plugins, f"--kernels={library}", *(arguments or _TESTS)], environment
+    if not any(argument.startswith("tests/") for argument in arguments):
+        arguments = [*arguments, *_TESTS]
+    return [sys.executable, "-m", "pytest", *plugins, f"--kernels={library}", *arguments], environment
 
 
 def _runtime(name: str) -> str:
