@@ -34,9 +34,10 @@ install: $(STAMPS)/dev $(LIBRARY)
 test: $(STAMPS)/dev $(LIBRARY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
-# All kernel tests on kernels compiled with the sanitizers; `make test` has a part of it.
+# All kernel tests on kernels compiled with each sanitizer; `make test` has a part of it.
 sanitize: $(STAMPS)/dev
-	$(BIN)/python tools/run_sanitized.py $(ARGS)
+	$(BIN)/python tools/run_sanitized.py -q $(ARGS)
+	$(BIN)/python tools/run_sanitized.py --thread -q $(ARGS)
 
 # --- checking ----------------------------------------------------------------
 
