@@ -3,6 +3,8 @@
 Every change of hands between a sequence and the pool is here. Knows no queues and no priorities.
 """
 
+from collections.abc import Iterable
+
 from attendant_engine.cache.block_pool import BlockPool
 from attendant_engine.cache.hashing import extend_hashes
 from attendant_engine.sequence import Sequence
@@ -55,6 +57,16 @@ class BlockManager:
         sequence.num_computed_tokens = len(prefix) * self.block_size
         return True
 
+    def without_slot(self, sequences: Iterable[Sequence]) -> list[Sequence]:
+        """Return those of ``sequences`` whose next token takes a new block, or a copy of a shared one."""
+        ref_counts, block_size = self.pool.ref_counts, self.block_size
+        found = []
+        for sequence in sequences:
+            block_idx, block_ids = sequence.num_computed_tokens // block_size, sequence.block_ids
+            if block_idx >= len(block_ids) or ref_counts[block_ids[block_idx]] > 1:
+                found.append(sequence)
+        return found
+
     def num_blocks_missing(self, sequence: Sequence, num_tokens: int) -> int:
         """Return how many more blocks computing the next ``num_tokens`` tokens takes, one for a copy on write included."""
         missing = self.blocks_for(sequence.num_computed_tokens + num_tokens) - len(sequence.block_ids)
@@ -66,7 +78,7 @@ class BlockManager:
         if self._writes_to_shared_block(sequence):
             block_idx = sequence.num_computed_tokens // self.block_size
             source, destination = sequence.block_ids[block_idx], self.pool.allocate()
-            sequence.block_ids[block_idx] = destination
+            sequence.block_ids = [*sequence.block_ids[:block_idx], destination, *sequence.block_ids[block_idx + 1 :]]
             self.pool.release([source])
             block_copy = (source, destination)
         for _ in range(self.blocks_for(sequence.num_computed_tokens + num_tokens) - len(sequence.block_ids)):

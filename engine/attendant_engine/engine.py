@@ -14,6 +14,7 @@ import torch
 from attendant_engine.block_manager import BlockManager
 from attendant_engine.cache.tensors import CacheTensors
 from attendant_engine.config import EngineConfig
+from attendant_engine.decoding.speculation import Speculator
 from attendant_engine.description import describe_model
 from attendant_engine.errors import CheckpointError, InvalidRequestError
 from attendant_engine.models.base import LoadedModel
@@ -35,6 +36,7 @@ from attendant_engine.stats import LoadStats, StepOutput, StepStats
 from attendant_engine.types import (
     EngineOutput,
     EngineRequest,
+    FinishReason,
     GenerationRequest,
     ModelInfo,
     OutputError,
@@ -102,8 +104,10 @@ class Engine:
                 attention_backend=config.attention_backend,
             )
         self._cache_bytes = 0 if cache is None else cache.num_bytes
+        self._speculator = Speculator() if config.speculation == "ngram" else None
         self._scheduler = Scheduler(
             self._blocks,
+            speculator=self._speculator,
             max_batch_tokens=config.max_batch_tokens,
             max_num_seqs=config.max_num_seqs,
             max_queue=config.max_queue,
@@ -116,6 +120,7 @@ class Engine:
         self._ended_between_steps: list[EngineOutput] = []
         self._arrivals = count()
         self._step_indices = count()
+        self._num_accepted_tokens = 0
 
     @property
     def has_work(self) -> bool:
@@ -154,7 +159,10 @@ class Engine:
         """Advance every sequence that has its turn by one token or one chunk of its prompt."""
         started_s = time.monotonic()
         scheduled = self._scheduler.schedule(started_s)
+        scheduled_s = time.monotonic()
         result = self._runner.run(scheduled)
+        if self._speculator is not None and scheduled.is_decode:
+            self._speculator.note_step(time.monotonic() - scheduled_s, len(scheduled.sequences), scheduled.num_draft_tokens)
         outputs = self._postprocess(result)
         return StepOutput(outputs=outputs, stats=self._stats(scheduled, outputs, started_s))
 
@@ -232,6 +240,7 @@ class Engine:
     def _postprocess(self, result: StepResult) -> tuple[EngineOutput, ...]:
         outputs = self._ended_between_steps
         self._ended_between_steps = []
+        self._num_accepted_tokens = 0
         now_s = time.monotonic()
         for sequence_result in result.sequences:
             self._advance(sequence_result, now_s, outputs)
@@ -249,20 +258,56 @@ class Engine:
         if result.error is not None:
             self._fail(state, result.error, now_s, outputs)
             return
-        state.prompt_logprobs.extend(result.prompt_logprobs)
+        advance = self._advance_drafted if scheduled.draft_ids else self._advance_plain
+        reason = advance(result, now_s, outputs)
+        if reason is not None and not state.unfinished:
+            del self._requests[state.request_id]
+
+    def _advance_plain(self, result: SequenceResult, now_s: float, outputs: list[EngineOutput]) -> FinishReason | None:
+        """Count what was computed, add at most one token to each sampler; return the last reason to end one."""
+        scheduled = result.scheduled
+        state = scheduled.sequence.state
+        if result.prompt_logprobs:
+            state.prompt_logprobs.extend(result.prompt_logprobs)
         self._scheduler.commit(scheduled)
+        last_reason: FinishReason | None = None
         for token in result.sampled:
             token.sequence.append(token.token_id, now_s)
             reason = finish_reason(token.sequence)
-            outputs.append(token_output(token, reason, now_s))
+            outputs.append(token_output((token,), reason, now_s))
             if reason is not None:
                 self._scheduler.finish(token.sequence)
+                last_reason = reason
         if state.max_tokens == 0 and scheduled.sequence.num_uncomputed_tokens == 0:
             for sequence in state.unfinished:
                 outputs.append(final_output(sequence, "length", now_s))
                 self._scheduler.finish(sequence)
-        if not state.unfinished:
-            del self._requests[state.request_id]
+                last_reason = "length"
+        return last_reason
+
+    def _advance_drafted(self, result: SequenceResult, now_s: float, outputs: list[EngineOutput]) -> FinishReason | None:
+        """Add the tokens that turned out as guessed and the one behind them, up to where the sequence ends; return why it does."""
+        assert self._speculator is not None
+        sequence = result.scheduled.sequence
+        if result.is_tainted:
+            self._speculator.give_up(sequence)
+            self._runner.zero_blocks(self._scheduler.recompute(sequence))
+            return None
+        self._speculator.note_accepted(sequence, len(result.scheduled.draft_ids), len(result.sampled) - 1)
+        reason: FinishReason | None = None
+        num_tokens = 0
+        for token in result.sampled:
+            sequence.append(token.token_id, now_s)
+            num_tokens += 1
+            reason = finish_reason(sequence)
+            if reason is not None:
+                break
+        outputs.append(token_output(result.sampled[:num_tokens], reason, now_s))
+        self._num_accepted_tokens += num_tokens - 1
+        self._scheduler.commit_drafted(sequence, num_tokens)
+        if reason is not None:
+            self._scheduler.finish(sequence)
+        return reason
 
     def _fail(self, state: GenerationState, error: OutputError, now_s: float, outputs: list[EngineOutput]) -> None:
         """End every sequence of a request at fault, and erase what only it held in the cache."""
@@ -272,15 +317,17 @@ class Engine:
         del self._requests[state.request_id]
 
     def _stats(self, scheduled: ScheduledStep, outputs: tuple[EngineOutput, ...], started_s: float) -> StepStats:
-        num_pooled_tokens = sum(state.num_tokens for state in scheduled.pooled)
+        num_pooled_tokens = sum([state.num_tokens for state in scheduled.pooled])
         return StepStats(
             step_index=next(self._step_indices),
             step_s=time.monotonic() - started_s,
             num_sequences=len(scheduled.sequences) + len(scheduled.pooled),
-            num_tokens=num_pooled_tokens + sum(item.num_tokens for item in scheduled.sequences),
+            num_tokens=num_pooled_tokens + scheduled.num_tokens,
             num_prompt_tokens=num_pooled_tokens + scheduled.num_prompt_tokens,
             num_cached_prompt_tokens=scheduled.num_cached_prompt_tokens,
-            num_generated_tokens=sum(len(output.token_ids) for output in outputs if isinstance(output, SequenceOutput)),
+            num_generated_tokens=sum([len(output.token_ids) for output in outputs if isinstance(output, SequenceOutput)]),
+            num_draft_tokens=scheduled.num_draft_tokens,
+            num_accepted_tokens=self._num_accepted_tokens,
             num_preemptions=scheduled.num_preemptions,
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting,

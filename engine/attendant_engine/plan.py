@@ -25,6 +25,7 @@ _MAX_CACHE_SHARE = {"cpu": 0.25, "cuda": 0.75}  # a GPU is there for the model; 
 _MAX_NUM_SEQS = {"cpu": 64, "cuda": 256}
 _MAX_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
 _MIN_BLOCKS = 2
+_BATCH_INVARIANT_BACKENDS = ("native",)  # speculation verifies several tokens in one step and promises the bits of one a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,16 +115,18 @@ def resolve(model: ModelConfig, config: EngineConfig) -> EngineConfig:
     _positive("block_size", config.block_size)
     _positive("max_queue", config.max_queue)
     with_dtype = replace(config, dtype=own_dtype if config.dtype == "auto" else config.dtype)
+    attention_backend = resolve_backend_name(
+        config.attention_backend,
+        torch.device(device),
+        dtype=torch_dtype(with_dtype),
+        block_size=config.block_size,
+        head_dim=model.head_dim,
+    )
     return replace(
         with_dtype,
         device=device,
-        attention_backend=resolve_backend_name(
-            config.attention_backend,
-            torch.device(device),
-            dtype=torch_dtype(with_dtype),
-            block_size=config.block_size,
-            head_dim=model.head_dim,
-        ),
+        attention_backend=attention_backend,
+        speculation=config.speculation if attention_backend in _BATCH_INVARIANT_BACKENDS else "none",
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_batch_tokens=max_batch_tokens if model.head == "language_model" else max(max_batch_tokens, max_model_len),

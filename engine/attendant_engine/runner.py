@@ -10,10 +10,11 @@ from itertools import accumulate
 
 import torch
 
-from attendant_engine.batch import pack_pooling, pack_sequences
+from attendant_engine.batch import SequencePacker, pack_pooling
 from attendant_engine.cache.tensors import CacheTensors
 from attendant_engine.decoding.finite import finite_rows
 from attendant_engine.decoding.logprobs import token_logprobs
+from attendant_engine.decoding.speculation import num_accepted
 from attendant_engine.errors import RequestFaultError
 from attendant_engine.fault_isolation import run_isolated
 from attendant_engine.models.base import LoadedModel
@@ -41,7 +42,7 @@ class Runner:
     def __init__(self, model: LoadedModel, cache: CacheTensors | None, *, block_size: int) -> None:
         self._model = model
         self._cache = cache
-        self._block_size = block_size
+        self._packer = None if cache is None else SequencePacker(cache.layers, block_size=block_size, device=model.device)
 
     @torch.inference_mode()
     def run(self, step: ScheduledStep) -> StepResult:
@@ -53,7 +54,7 @@ class Runner:
             return StepResult()
         assert self._cache is not None
         self._cache.copy_blocks([item.block_copy for item in step.sequences if item.block_copy is not None])
-        results = run_isolated(step.sequences, self._run_sequences, lambda item: SequenceResult(item, error=_RAISED))
+        results = run_isolated(step.sequences, self._run_sequences, _raised)
         return StepResult(sequences=tuple(results))
 
     @torch.inference_mode()
@@ -63,38 +64,48 @@ class Runner:
         self._cache.zero_blocks(block_ids)
 
     def _run_sequences(self, scheduled: Sequence[ScheduledSequence]) -> list[SequenceResult]:
-        assert self._cache is not None
-        inputs = pack_sequences(scheduled, layer_caches=self._cache.layers, block_size=self._block_size, device=self._model.device)
-        hidden = self._model.trunk(inputs)
-        ends = list(accumulate(item.num_tokens for item in scheduled))
+        assert self._packer is not None
+        hidden = self._model.trunk(self._packer.pack(scheduled))
+        num_tokens = hidden.shape[0]
+        if num_tokens == len(scheduled) and all(item.sequence.decode_item is item for item in scheduled):
+            tokens = sample(self._logits(hidden, None), [item.sequence for item in scheduled])
+            return [_decoded(item, token) for item, token in zip(scheduled, tokens, strict=True)]
+        ends = list(accumulate([item.num_tokens for item in scheduled]))
         # A decode's only row becomes logits, and is checked there.
-        faulty = _faulty_sequences(hidden, ends) if ends[-1] > len(ends) else set()
+        faulty = _faulty_sequences(hidden, ends) if any(item.num_tokens > 1 + len(item.draft_ids) for item in scheduled) else set()
         sampled = self._sample(hidden, scheduled, ends, faulty)
         scored = self._score_prompts(hidden, scheduled, ends, faulty)
         return [
             SequenceResult(item, error=_NOT_FINITE)
             if idx in faulty
-            else SequenceResult(item, sampled=tuple(sampled.get(idx, ())), prompt_logprobs=tuple(scored.get(idx, ())))
+            else _verified(item, sampled[idx])
+            if item.draft_ids
+            else SequenceResult(item, sampled=tuple(filter(None, sampled.get(idx, ()))), prompt_logprobs=tuple(scored.get(idx, ())))
             for idx, item in enumerate(scheduled)
         ]
 
     def _sample(
         self, hidden: torch.Tensor, scheduled: Sequence[ScheduledSequence], ends: Sequence[int], faulty: set[int]
-    ) -> dict[int, list[SampledToken]]:
-        """Draw for every sampler of every sequence whose last token this was; add to ``faulty`` those without finite logits."""
-        wanted = [idx for idx, item in enumerate(scheduled) if item.samplers and idx not in faulty]
+    ) -> dict[int, list[SampledToken | None]]:
+        """Choose a token for every sampler, and behind every draft; add to ``faulty`` those without finite logits.
+
+        None stands where a draft left no finite logits.
+        """
+        wanted = [
+            (ends[idx] - 1 - len(item.draft_ids) + ahead, idx, sampler, ahead)
+            for idx, item in enumerate(scheduled)
+            if item.samplers and idx not in faulty
+            for ahead in range(1 + len(item.draft_ids))
+            for sampler in item.samplers
+        ]
+        sampled: dict[int, list[SampledToken | None]] = {}
         if not wanted:
-            return {}
-        logits = self._logits(hidden, [ends[idx] - 1 for idx in wanted])
-        owners = [(row, idx, sampler) for row, idx in enumerate(wanted) for sampler in scheduled[idx].samplers]
-        if len(owners) != len(wanted):
-            logits = logits[[row for row, _, _ in owners]]
-        sampled: dict[int, list[SampledToken]] = {}
-        for (_, idx, _), token in zip(owners, sample(logits, [sampler for _, _, sampler in owners]), strict=True):
-            if token is None:
+            return sampled
+        rows, owners, sequences, num_ahead = zip(*wanted, strict=True)
+        for idx, token in zip(owners, sample(self._logits(hidden, rows), sequences, num_ahead), strict=True):
+            if token is None and not scheduled[idx].draft_ids:
                 faulty.add(idx)
-            else:
-                sampled.setdefault(idx, []).append(token)
+            sampled.setdefault(idx, []).append(token)
         return sampled
 
     def _score_prompts(
@@ -118,11 +129,11 @@ class Runner:
                     faulty.add(idx)
         return scored
 
-    def _logits(self, hidden: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    def _logits(self, hidden: torch.Tensor, rows: Sequence[int] | None) -> torch.Tensor:
         assert self._model.lm_head is not None
-        if len(rows) == hidden.shape[0]:
+        if rows is None:
             return self._model.lm_head(hidden)
-        return self._model.lm_head(hidden[torch.tensor(rows, device=hidden.device)])
+        return self._model.lm_head(hidden, torch.tensor(rows, dtype=torch.int32, device=hidden.device))
 
     def _run_pooled(self, states: Sequence[PoolingState]) -> list[PoolingResult]:
         inputs = pack_pooling(states, is_causal=self._model.config.is_causal, device=self._model.device)
@@ -141,6 +152,24 @@ class Runner:
             PoolingResult(state, values=tuple(values)) if all(map(math.isfinite, values)) else PoolingResult(state, error=_NOT_FINITE)
             for state, values in zip(states, pooled.tolist(), strict=True)
         ]
+
+
+def _raised(item: ScheduledSequence) -> SequenceResult:
+    """Blame the request for an exception only if no guess can have been what raised it."""
+    return SequenceResult(item, is_tainted=True) if item.draft_ids else SequenceResult(item, error=_RAISED)
+
+
+def _decoded(item: ScheduledSequence, token: SampledToken | None) -> SequenceResult:
+    return SequenceResult(item, error=_NOT_FINITE) if token is None else SequenceResult(item, (token,))
+
+
+def _verified(item: ScheduledSequence, tokens: Sequence[SampledToken | None]) -> SequenceResult:
+    """Keep what plain decoding would have said: up to and including the first token that differs from its draft."""
+    finite = [token for token in tokens if token is not None]
+    if len(finite) < len(tokens):
+        return SequenceResult(item, is_tainted=True)
+    count = num_accepted(item.draft_ids, (token.token_id for token in finite))
+    return SequenceResult(item, tuple(finite[: 1 + count]))
 
 
 def _faulty_sequences(hidden: torch.Tensor, ends: Sequence[int]) -> set[int]:

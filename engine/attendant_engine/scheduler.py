@@ -7,9 +7,11 @@ After Yu et al. 2022 (Orca), Kwon et al. 2023 (PagedAttention) and Agrawal et al
 
 from bisect import insort
 from collections.abc import Iterator
+from dataclasses import replace
 from operator import attrgetter
 
 from attendant_engine.block_manager import BlockManager
+from attendant_engine.decoding.speculation import Speculator
 from attendant_engine.errors import QueueFullError
 from attendant_engine.sequence import (
     GenerationState,
@@ -27,11 +29,21 @@ class Scheduler:
     """The waiting and the running sequences.
 
     ``max_batch_tokens`` bounds the tokens of a step, ``max_num_seqs`` its sequences, ``max_queue`` the length of the
-    queue beyond which new requests are refused. ``blocks`` is None for a model that only pools.
+    queue beyond which new requests are refused. ``blocks`` is None for a model that only pools, ``speculator`` where
+    nothing is guessed.
     """
 
-    def __init__(self, blocks: BlockManager | None, *, max_batch_tokens: int, max_num_seqs: int, max_queue: int) -> None:
+    def __init__(
+        self,
+        blocks: BlockManager | None,
+        *,
+        max_batch_tokens: int,
+        max_num_seqs: int,
+        max_queue: int,
+        speculator: Speculator | None = None,
+    ) -> None:
         self._blocks = blocks
+        self._speculator = speculator
         self._max_batch_tokens = max_batch_tokens
         self._max_num_seqs = max_num_seqs
         self._max_queue = max_queue
@@ -72,10 +84,15 @@ class Scheduler:
             self._last_was_pooling = True
             return ScheduledStep(pooled=tuple(self._take_pooling(now_s)))
         self._last_was_pooling = False
+        if self._runs_decodes_alone():
+            step = self._schedule_decodes()
+            if step is not None:
+                return step
         self._num_preemptions = self._num_cached_prompt_tokens = 0
         sequences = tuple(self._schedule_sequences(now_s))
         return ScheduledStep(
             sequences=sequences,
+            num_tokens=sum(item.num_tokens for item in sequences),
             num_preemptions=self._num_preemptions,
             num_cached_prompt_tokens=self._num_cached_prompt_tokens,
             num_prompt_tokens=sum(_num_prompt_tokens(item) for item in sequences),
@@ -83,17 +100,25 @@ class Scheduler:
 
     def commit(self, scheduled: ScheduledSequence) -> None:
         """Count the tokens of a step that went well as computed, and fork the siblings that share them."""
-        assert self._blocks is not None
+        assert self._blocks is not None and not scheduled.draft_ids
         leader = scheduled.sequence
         self._blocks.commit(leader, scheduled.num_tokens)
-        for sibling in scheduled.samplers:
-            if sibling.status is SequenceStatus.UNFORKED:
-                self._fork(leader, sibling)
+        if len(scheduled.samplers) > 1:
+            for sibling in scheduled.samplers:
+                if sibling.status is SequenceStatus.UNFORKED:
+                    self._fork(leader, sibling)
+
+    def commit_drafted(self, sequence: Sequence, num_tokens: int) -> None:
+        """Count the last token and the guesses that were right, which ``sequence`` has appended already, as computed."""
+        assert self._blocks is not None
+        self._blocks.commit(sequence, num_tokens)
 
     def finish(self, sequence: Sequence) -> None:
         """End one sequence, wherever it is; its blocks are free at once."""
         self._take_out(sequence)
         sequence.status = SequenceStatus.FINISHED
+        if self._speculator is not None:
+            self._speculator.forget(sequence)
 
     def finish_pooling(self, state: PoolingState) -> None:
         """Forget a pooling request that nobody waits for any more."""
@@ -105,6 +130,13 @@ class Scheduler:
         assert self._blocks is not None
         block_ids = self._blocks.discard(sequence)
         self.finish(sequence)
+        return block_ids
+
+    def recompute(self, sequence: Sequence) -> list[int]:
+        """Send a running sequence back to the queue without its cache contents; return the blocks to zero."""
+        assert self._blocks is not None
+        block_ids = self._blocks.discard(sequence)
+        self._preempt(sequence)
         return block_ids
 
     def check_integrity(self) -> None:
@@ -119,6 +151,46 @@ class Scheduler:
             self._blocks.pool.check_integrity(sequence.block_ids for sequence in self._running)
             size = self._blocks.block_size
             assert all(s.num_computed_tokens <= len(s.block_ids) * size for s in self._running), "computed tokens without blocks"
+
+    def _runs_decodes_alone(self) -> bool:
+        """Say whether every running sequence decodes, all fit a step, and nobody who waits can take a seat."""
+        running, waiting = self._running, self._waiting
+        if not 0 < len(running) <= self._max_batch_tokens:
+            return False
+        if waiting and (len(running) < self._max_num_seqs or waiting[0].priority < running[-1].priority):
+            return False
+        return all(len(s.token_ids) - s.num_computed_tokens == 1 and s.num_computed_tokens >= s.num_prompt_tokens for s in running)
+
+    def _schedule_decodes(self) -> ScheduledStep | None:
+        """Give every running sequence its next token, and some of them guesses; None where that takes a preemption."""
+        assert self._blocks is not None
+        in_need = self._blocks.without_slot(self._running)
+        if len(in_need) > self._blocks.pool.num_available:
+            return None
+        copies = {sequence: self._blocks.reserve(sequence, 1) for sequence in in_need}
+        proposals = {} if self._speculator is None else self._propose(self._speculator)
+        if not proposals and not any(copies.values()):
+            decodes = tuple([sequence.decode_item for sequence in self._running])
+            return ScheduledStep(sequences=decodes, num_tokens=len(decodes), is_decode=True)
+        items = [sequence.decode_item for sequence in self._running]
+        for idx, sequence in enumerate(self._running):
+            drafts, block_copy = proposals.get(sequence, ()), copies.get(sequence)
+            if drafts or block_copy is not None:
+                items[idx] = replace(items[idx], num_tokens=1 + len(drafts), draft_ids=drafts, block_copy=block_copy)
+        num_drafts = sum(map(len, proposals.values()))
+        return ScheduledStep(sequences=tuple(items), num_tokens=len(items) + num_drafts, num_draft_tokens=num_drafts, is_decode=True)
+
+    def _propose(self, speculator: Speculator) -> dict[Sequence, tuple[int, ...]]:
+        """Ask for guesses and reserve their blocks, of those that nobody is likely to miss soon."""
+        assert self._blocks is not None
+        proposals = speculator.propose(self._running, self._max_batch_tokens - len(self._running))
+        for sequence, drafts in list(proposals.items()):
+            missing = self._blocks.num_blocks_missing(sequence, 1 + len(drafts))
+            if missing + len(self._running) > self._blocks.pool.num_available:
+                del proposals[sequence]
+            elif missing > 0:
+                self._blocks.reserve(sequence, 1 + len(drafts))
+        return proposals
 
     def _schedule_sequences(self, now_s: float) -> Iterator[ScheduledSequence]:
         if self._blocks is None:

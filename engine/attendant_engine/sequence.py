@@ -60,13 +60,17 @@ class GenerationState:
 class Sequence:
     """One completion of a request: the prompt and the tokens so far, and where their keys and values are.
 
-    ``num_computed_tokens`` of ``token_ids`` are in the cache, in ``block_ids``, which this sequence holds.
-    ``output_counts`` counts its output tokens by id.
+    ``num_computed_tokens`` of ``token_ids`` are in the cache, in ``block_ids``, which this sequence holds: a list that is
+    appended to, or else replaced by another. ``output_counts`` counts its output tokens by id where
+    ``counts_output``, which is when a penalty asks for it.
+    ``decode_item`` is what a step that computes its last token is to do, the same at every such step.
     """
 
     __slots__ = (
         "block_hashes",
         "block_ids",
+        "counts_output",
+        "decode_item",
         "first_scheduled_s",
         "first_token_s",
         "has_reported",
@@ -88,6 +92,7 @@ class Sequence:
         self.token_ids = list(state.request.prompt_token_ids)
         self.num_prompt_tokens = len(self.token_ids)
         self.prompt_ids = frozenset(self.token_ids) if state.request.params.repetition_penalty != 1.0 else frozenset()
+        self.counts_output = _counts_output(state)
         self.output_counts: dict[int, int] = {}
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
@@ -98,6 +103,7 @@ class Sequence:
         self.first_token_s: float | None = None
         self.has_reported = False
         self.key = (state.request.priority, state.arrival, index)
+        self.decode_item = ScheduledSequence(self, 1, (self,))
 
     @property
     def priority(self) -> int:
@@ -119,7 +125,13 @@ class Sequence:
         if self.first_token_s is None:
             self.first_token_s = now_s
         self.token_ids.append(token_id)
-        self.output_counts[token_id] = self.output_counts.get(token_id, 0) + 1
+        if self.counts_output:
+            self.output_counts[token_id] = self.output_counts.get(token_id, 0) + 1
+
+
+def _counts_output(state: GenerationState) -> bool:
+    params = state.request.params
+    return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -149,11 +161,12 @@ class PoolingState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScheduledSequence:
-    """A sequence and how many of its uncomputed tokens this step computes.
+    """A sequence and how many tokens of it this step computes: uncomputed ones, then ``draft_ids``.
 
     ``block_copy`` (source, destination) comes first: its next slot was in a shared block. ``samplers`` are the
     sequences that draw a token from the last computed row: none within a prompt, several where siblings fork.
-    ``scored_positions`` are the prompt positions whose log-probabilities this step yields.
+    ``scored_positions`` are the prompt positions whose log-probabilities this step yields. ``draft_ids`` are guesses at
+    what follows its last token: the rows behind them yield tokens too, as far as the guesses turn out right.
     """
 
     sequence: Sequence
@@ -161,6 +174,7 @@ class ScheduledSequence:
     samplers: tuple[Sequence, ...] = ()
     scored_positions: range = range(0)
     block_copy: tuple[int, int] | None = None
+    draft_ids: tuple[int, ...] = ()
 
     @property
     def request_id(self) -> str:
@@ -170,13 +184,19 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledStep:
-    """What one step computes: sequences that generate, or pooling requests of one task; never both."""
+    """What one step computes: sequences that generate, or pooling requests of one task; never both.
+
+    ``is_decode``: each sequence computes its last token, and drafts behind it, and nothing else.
+    """
 
     sequences: tuple[ScheduledSequence, ...] = ()
     pooled: tuple[PoolingState, ...] = ()
+    num_tokens: int = 0
     num_preemptions: int = 0
     num_cached_prompt_tokens: int = 0
     num_prompt_tokens: int = 0
+    num_draft_tokens: int = 0
+    is_decode: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +210,17 @@ class SampledToken:
 
 @dataclass(frozen=True, slots=True)
 class SequenceResult:
-    """What the runner found for one scheduled sequence; with ``error`` set its whole request has failed."""
+    """What the runner found for one scheduled sequence; with ``error`` set its whole request has failed.
+
+    ``sampled`` is one token a sampler; after drafts, one for its last token and one for each draft that was right.
+    ``is_tainted``: with its drafts the step failed; whether without them too, only computing it all again can tell.
+    """
 
     scheduled: ScheduledSequence
     sampled: tuple[SampledToken, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: OutputError | None = None
+    is_tainted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

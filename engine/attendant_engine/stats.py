@@ -10,7 +10,7 @@ class StepStats:
     """What one step did. Times in seconds, memory in bytes.
 
     ``num_*`` counts are of this step, but for ``num_running``, ``num_waiting`` and the cache figures, which are the
-    state after it.
+    state after it. ``num_accepted_tokens`` of ``num_draft_tokens`` guesses (part of ``num_tokens``) were right.
     """
 
     step_index: int
@@ -20,6 +20,8 @@ class StepStats:
     num_prompt_tokens: int = 0
     num_cached_prompt_tokens: int = 0
     num_generated_tokens: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
     num_preemptions: int = 0
     num_running: int = 0
     num_waiting: int = 0

@@ -5,7 +5,7 @@ and one wrong slot, position or block changes the answer.
 """
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -146,9 +146,10 @@ def fake_engine(
     max_num_seqs: int = 64,
     max_queue: int = 1000,
     enable_prefix_caching: bool = True,
+    speculation: Literal["none", "ngram"] = "none",
     model: LoadedModel | None = None,
 ) -> Engine:
-    """Make an engine around the fake."""
+    """Make an engine around the fake, which computes the same bits in any batch and so may speculate."""
     model = model or fake_model()
     config = EngineConfig(
         max_batch_tokens=max_batch_tokens,
@@ -156,6 +157,7 @@ def fake_engine(
         block_size=block_size,
         max_queue=max_queue,
         enable_prefix_caching=enable_prefix_caching,
+        speculation=speculation,
     )
     return Engine(model, model_info(), config, num_blocks=0 if model.lm_head is None else num_blocks)
 
@@ -201,6 +203,11 @@ class Collected:
     def last(self, request_id: str = "a", index: int = 0) -> SequenceOutput:
         """Return the final output of a sequence."""
         return self.by_sequence[request_id, index][-1]
+
+    @property
+    def num_accepted_tokens(self) -> int:
+        """Guesses of all steps that were right."""
+        return sum(step.stats.num_accepted_tokens for step in self.steps)
 
     @property
     def num_preemptions(self) -> int:

@@ -1,6 +1,7 @@
 """Any history of arrivals, cancellations and steps keeps every block accounted for and every answer right."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from tests.engine.fakes import Collected, fake_engine, generation, run_all
 _MAX_TOKENS_IN_CACHE = 48
 
 _requests = st.builds(
-    lambda start, length, max_tokens, n, priority, temperature, seed, scored, penalty, salt: generation(
+    lambda start, length, max_tokens, n, priority, temperature, seed, scored, penalty, salt, bias: generation(
         "",
         tuple(2 + (start + k * k) % 40 for k in range(length)),
         max_tokens=min(max_tokens, _MAX_TOKENS_IN_CACHE - length),
@@ -26,6 +27,7 @@ _requests = st.builds(
         frequency_penalty=penalty,
         min_tokens=int(penalty),
         cache_salt=salt,
+        logit_bias=bias,
         ignore_eos=False,
     ),
     start=st.integers(0, 2),
@@ -38,6 +40,7 @@ _requests = st.builds(
     scored=st.sampled_from([None, None, 1]),
     penalty=st.sampled_from([0.0, 0.0, 3.0]),
     salt=st.sampled_from(["", "", "tenant"]),
+    bias=st.sampled_from([(), ((2, 1000.0), (3, 1000.0))]),  # a text of two words is often guessed
 )
 _actions = st.lists(st.one_of(_requests, st.integers(0, 40), st.none(), st.none(), st.none()), max_size=40)
 
@@ -60,6 +63,7 @@ def _renamed(request: GenerationRequest, request_id: str) -> GenerationRequest:
     max_batch_tokens=st.integers(1, 40),
     max_num_seqs=st.integers(1, 8),
     enable_prefix_caching=st.booleans(),
+    speculation=st.sampled_from(["none", "ngram", "ngram"]),
 )
 def test_whatever_happens_blocks_add_up_and_answers_are_those_of_a_quiet_engine(
     actions: list[GenerationRequest | int | None],
@@ -67,6 +71,7 @@ def test_whatever_happens_blocks_add_up_and_answers_are_those_of_a_quiet_engine(
     max_batch_tokens: int,
     max_num_seqs: int,
     enable_prefix_caching: bool,
+    speculation: Literal["none", "ngram"],
 ) -> None:
     engine = fake_engine(
         num_blocks=num_blocks,
@@ -74,6 +79,7 @@ def test_whatever_happens_blocks_add_up_and_answers_are_those_of_a_quiet_engine(
         max_batch_tokens=max_batch_tokens,
         max_num_seqs=max_num_seqs,
         enable_prefix_caching=enable_prefix_caching,
+        speculation=speculation,
     )
     collected, requests, cancelled = Collected(), list[GenerationRequest](), set[str]()
     for action in actions:  # a request arrives, a number cancels one, None is a step

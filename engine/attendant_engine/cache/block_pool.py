@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 
 
 class BlockPool:
-    """The ids ``0 .. num_blocks - 1``, handed out and taken back."""
+    """The ids ``0 .. num_blocks - 1``, handed out and taken back. ``ref_counts`` (holders by block) is to be read alone."""
 
     def __init__(self, num_blocks: int) -> None:
         assert num_blocks > 0
         self.num_blocks = num_blocks
-        self._ref_counts = [0] * num_blocks
+        self.ref_counts = [0] * num_blocks
         self._names: list[bytes | None] = [None] * num_blocks
         self._name_to_block: dict[bytes, int] = {}
         self._free = list(range(num_blocks - 1, -1, -1))
@@ -38,7 +38,7 @@ class BlockPool:
 
     def is_shared(self, block_id: int) -> bool:
         """Say whether more than one sequence holds the block, so that none may write to it."""
-        return self._ref_counts[block_id] > 1
+        return self.ref_counts[block_id] > 1
 
     def allocate(self) -> int:
         """Hand a block of undefined contents to the caller, who then holds it alone; evict the stalest cached one if need be."""
@@ -48,15 +48,15 @@ class BlockPool:
             assert self._cached, "allocate was called on an exhausted pool"
             block_id, _ = self._cached.popitem(last=False)
             self._drop_name(block_id)
-        self._ref_counts[block_id] = 1
+        self.ref_counts[block_id] = 1
         return block_id
 
     def share(self, block_ids: Iterable[int]) -> None:
         """Make the caller one more holder of each block, held or cached."""
         for block_id in block_ids:
-            if self._ref_counts[block_id] == 0:
+            if self.ref_counts[block_id] == 0:
                 del self._cached[block_id]
-            self._ref_counts[block_id] += 1
+            self.ref_counts[block_id] += 1
 
     def release(self, block_ids: Sequence[int]) -> None:
         """Take back one hold of each block, given in the order of their sequence.
@@ -64,9 +64,9 @@ class BlockPool:
         The last blocks of a sequence become evictable before its first, which more prompts have in common.
         """
         for block_id in reversed(block_ids):
-            assert self._ref_counts[block_id] > 0, "a block was released more often than held"
-            self._ref_counts[block_id] -= 1
-            if self._ref_counts[block_id] == 0:
+            assert self.ref_counts[block_id] > 0, "a block was released more often than held"
+            self.ref_counts[block_id] -= 1
+            if self.ref_counts[block_id] == 0:
                 if self._names[block_id] is None:
                     self._free.append(block_id)
                 else:
@@ -84,11 +84,11 @@ class BlockPool:
 
     def num_unheld(self, block_ids: Iterable[int]) -> int:
         """Count the cached blocks among ``block_ids``: sharing them takes as many from ``num_available``."""
-        return sum(1 for block_id in block_ids if self._ref_counts[block_id] == 0)
+        return sum(1 for block_id in block_ids if self.ref_counts[block_id] == 0)
 
     def name(self, block_id: int, name: bytes) -> None:
         """Say that a held block is full and computed, so that others may share it; the first of equal blocks keeps the name."""
-        assert self._ref_counts[block_id] > 0
+        assert self.ref_counts[block_id] > 0
         if self._names[block_id] is None and name not in self._name_to_block:
             self._names[block_id] = name
             self._name_to_block[name] = block_id
@@ -96,7 +96,7 @@ class BlockPool:
     def forget(self, block_ids: Iterable[int]) -> None:
         """Drop the names of held blocks whose contents are not to be trusted."""
         for block_id in block_ids:
-            assert self._ref_counts[block_id] > 0
+            assert self.ref_counts[block_id] > 0
             self._drop_name(block_id)
 
     def clear_cached(self) -> None:
@@ -109,7 +109,7 @@ class BlockPool:
     def check_integrity(self, held_by: Iterable[Sequence[int]]) -> None:
         """Assert that free + cached + held = all, and that the holds are exactly those of ``held_by``, one list a holder."""
         holds = Counter(block_id for block_ids in held_by for block_id in block_ids)
-        for block_id, ref_count in enumerate(self._ref_counts):
+        for block_id, ref_count in enumerate(self.ref_counts):
             assert ref_count == holds[block_id], f"block {block_id} counts {ref_count} holders but has {holds[block_id]}"
         free, cached, held = set(self._free), set(self._cached), set(holds)
         assert len(free) == len(self._free), "a block is free twice"
