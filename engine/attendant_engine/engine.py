@@ -60,7 +60,13 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
     plan = plan_model(path, config)
     planned_s = time.perf_counter()
     device = torch.device(plan.config.device)
-    model = load_model(path, dtype=plan.dtype, device=device, attention_backend=plan.config.attention_backend)
+    model = load_model(
+        path,
+        dtype=plan.dtype,
+        device=device,
+        attention_backend=plan.config.attention_backend,
+        quantization=plan.config.quantization,
+    )
     loaded_s = time.perf_counter()
     num_torch_threads = 1 if plan.config.attention_backend == "native" else plan.config.num_torch_threads
     if num_torch_threads is not None:

@@ -11,11 +11,14 @@ from typing import Literal, cast
 
 import torch
 
-from attendant_engine.attention.registry import cache_block_shape, resolve_backend_name
+from attendant_engine.attention.registry import cache_block_shape, load_backend, native_obstacle, resolve_backend_name
 from attendant_engine.config import EngineConfig, ModelConfig
 from attendant_engine.errors import InvalidRequestError
+from attendant_engine.kernels.cpu.library import InstructionSet, load_library
 from attendant_engine.layers.packing import can_pack
 from attendant_engine.machine import available_memory_bytes
+from attendant_engine.models.native import NativeSize, compile_obstacle, measure_model
+from attendant_engine.models.registry import build_model
 from attendant_engine.weights.checkpoint import read_model_config, read_tensor_headers
 
 TYPICAL_TOKENS = 2048
@@ -27,14 +30,18 @@ _MAX_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
 _MIN_BLOCKS = 2
 _BATCH_INVARIANT_BACKENDS = ("native",)  # speculation verifies several tokens in one step and promises the bits of one a step
 
+NUM_SCORED_ROWS = 128
+"""Rows of a prompt whose logits exist at one time: 128 x 50,257 x 4 bytes = 26 MB."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a model will take on this machine. Sizes in bytes, lengths in tokens.
 
-    ``config`` has nothing left to resolve. ``available_bytes`` is what the weights leave of the device's free memory.
+    ``config`` has nothing left to resolve. ``available_bytes`` is what weights and steps leave of the device's free memory.
     ``num_blocks`` is 0 for a model that keeps no keys and values.
-    ``packed_head_bytes`` is the tied head's own copy of the token embeddings, laid out for products.
+    ``packed_head_bytes`` is the tied head's own copy of the token embeddings, laid out for products; compiled for the native
+    kernels the two are one. ``row_bytes`` is what a compiled model's buffers take for each token of a step, 0 without them.
     """
 
     model: ModelConfig
@@ -46,6 +53,7 @@ class Plan:
     available_bytes: int
     num_blocks: int
     packed_head_bytes: int = 0
+    row_bytes: int = 0
 
     @property
     def bytes_per_token(self) -> int:
@@ -77,8 +85,19 @@ class Plan:
         return self.num_blocks * self.config.block_size
 
     @property
+    def step_bytes(self) -> int:
+        """Buffers of the largest step, as far as they are planned: a compiled model's, and the logits of a decoder."""
+        num_logits = self.num_logit_rows * self.model.vocab_size if self.model.head == "language_model" else 0
+        return self.max_batch_tokens * self.row_bytes + (4 * num_logits if self.row_bytes > 0 else 0)
+
+    @property
+    def num_logit_rows(self) -> int:
+        """Rows of logits that exist at one time: of every sequence of a step, or of a piece of a prompt that is scored."""
+        return max(self.max_num_seqs, NUM_SCORED_ROWS)
+
+    @property
     def dtype(self) -> torch.dtype:
-        """Of weights, activations and cache."""
+        """Of activations and cache, and of weights that are not quantised."""
         return torch_dtype(self.config)
 
 
@@ -86,12 +105,15 @@ def plan_model(path: Path, config: EngineConfig) -> Plan:
     """Plan the checkpoint in ``path``. Raises ``CheckpointError`` for the checkpoint, ``InvalidRequestError`` for the configuration."""
     model = read_model_config(path)
     resolved = resolve(model, config)
-    num_elements = sum(math.prod(shape) for _, shape in read_tensor_headers(path).values())
-    weight_bytes = num_elements * torch_dtype(resolved).itemsize
-    head_bytes = _packed_head_bytes(model, resolved)
+    headers = read_tensor_headers(path)
     free_bytes = available_memory_bytes(torch.device(resolved.device))
-    available_bytes = max(0, free_bytes - weight_bytes - head_bytes)
-    return replace(plan_memory(model, resolved, weight_bytes=weight_bytes, available_bytes=available_bytes), packed_head_bytes=head_bytes)
+    size = _native_size(model, resolved)
+    if size is not None:
+        return plan_memory(model, resolved, weight_bytes=size.weight_bytes, row_bytes=size.row_bytes, free_bytes=free_bytes)
+    weight_bytes = sum(math.prod(shape) for _, shape in headers.values()) * torch_dtype(resolved).itemsize
+    return plan_memory(
+        model, resolved, weight_bytes=weight_bytes, packed_head_bytes=_packed_head_bytes(model, resolved), free_bytes=free_bytes
+    )
 
 
 def torch_dtype(config: EngineConfig) -> torch.dtype:
@@ -108,23 +130,15 @@ def resolve(model: ModelConfig, config: EngineConfig) -> EngineConfig:
     device: Literal["cpu", "cuda"] = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     if device == "cuda" and not torch.cuda.is_available():
         raise InvalidRequestError("device is cuda and this machine has no usable CUDA device; use cpu or auto.", param="device")
-    own_dtype = cast(Literal["float32", "bfloat16", "float16"], model.checkpoint_dtype) if device == "cuda" else "float32"
     max_model_len = min(_positive("max_model_len", config.max_model_len) or _own_length(model), _own_length(model))
     max_num_seqs = _positive("max_num_seqs", config.max_num_seqs) or _MAX_NUM_SEQS[device]
     max_batch_tokens = _positive("max_batch_tokens", config.max_batch_tokens) or _MAX_BATCH_TOKENS[device]
     _positive("block_size", config.block_size)
     _positive("max_queue", config.max_queue)
-    with_dtype = replace(config, dtype=own_dtype if config.dtype == "auto" else config.dtype)
-    attention_backend = resolve_backend_name(
-        config.attention_backend,
-        torch.device(device),
-        dtype=torch_dtype(with_dtype),
-        block_size=config.block_size,
-        head_dim=model.head_dim,
-    )
+    with_dtype = replace(config, device=device, dtype=_own_dtype(model, config, device) if config.dtype == "auto" else config.dtype)
+    attention_backend = _resolve_backend(model, with_dtype)
     return replace(
         with_dtype,
-        device=device,
         attention_backend=attention_backend,
         speculation=config.speculation if attention_backend in _BATCH_INVARIANT_BACKENDS else "none",
         max_model_len=max_model_len,
@@ -133,7 +147,45 @@ def resolve(model: ModelConfig, config: EngineConfig) -> EngineConfig:
     )
 
 
-def plan_memory(model: ModelConfig, config: EngineConfig, *, weight_bytes: int, available_bytes: int) -> Plan:
+def _own_dtype(model: ModelConfig, config: EngineConfig, device: str) -> Literal["float32", "bfloat16", "float16"]:
+    """Return what "auto" means: a GPU computes as the checkpoint was written, a CPU in float32.
+
+    Whoever has weights in a few bits wants speed: cache and activations are bfloat16 then, where the CPU multiplies it.
+    """
+    if device == "cuda":
+        return cast(Literal["float32", "bfloat16", "float16"], model.checkpoint_dtype)
+    library = load_library() if config.quantization != "none" else None
+    return "bfloat16" if library is not None and library.instruction_set is InstructionSet.AVX512_BF16 else "float32"
+
+
+def _resolve_backend(model: ModelConfig, config: EngineConfig) -> str:
+    """Return the attention backend's name for a configuration with device and dtype; check that quantized weights can be had."""
+    device, dtype, block_size = torch.device(config.device), torch_dtype(config), config.block_size
+    if config.quantization != "none":
+        obstacle = native_obstacle(device, dtype=dtype, block_size=block_size, head_dim=model.head_dim)
+        obstacle = obstacle or compile_obstacle(model, dtype)
+        if config.attention_backend not in ("auto", "native"):
+            obstacle = f"attention_backend is {config.attention_backend}"
+        if obstacle is not None:
+            raise InvalidRequestError(
+                f"quantization is {config.quantization}, which takes the native CPU kernels, and {obstacle}; serve without it.",
+                param="quantization",
+            )
+    return resolve_backend_name(config.attention_backend, device, dtype=dtype, block_size=block_size, head_dim=model.head_dim)
+
+
+def _native_size(model: ModelConfig, config: EngineConfig) -> NativeSize | None:
+    """Return what the model takes compiled for the native kernels, or None where it is not."""
+    if config.attention_backend != "native" or compile_obstacle(model, torch_dtype(config)) is not None:
+        return None
+    with torch.device("meta"):
+        built = build_model(model, load_backend("native", torch.device(config.device)))
+    return measure_model(built, dtype=torch_dtype(config), quantization=config.quantization)
+
+
+def plan_memory(
+    model: ModelConfig, config: EngineConfig, *, weight_bytes: int, free_bytes: int, packed_head_bytes: int = 0, row_bytes: int = 0
+) -> Plan:
     """Size the cache of a resolved configuration; raise ``InvalidRequestError`` where too little is left for one to work."""
     assert config.max_model_len is not None and config.max_num_seqs is not None and config.max_batch_tokens is not None
     plan = Plan(
@@ -143,9 +195,12 @@ def plan_memory(model: ModelConfig, config: EngineConfig, *, weight_bytes: int, 
         max_num_seqs=config.max_num_seqs,
         max_batch_tokens=config.max_batch_tokens,
         weight_bytes=weight_bytes,
-        available_bytes=available_bytes,
+        available_bytes=0,
         num_blocks=0,
+        packed_head_bytes=packed_head_bytes,
+        row_bytes=row_bytes,
     )
+    plan = replace(plan, available_bytes=max(0, free_bytes - weight_bytes - packed_head_bytes - plan.step_bytes))
     if model.head != "language_model":
         return plan
     num_blocks = _num_blocks(plan)
@@ -171,9 +226,10 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
             f"{model.family} {model.kind}, {model.head.replace('_', ' ')} head, {model.num_layers} layers, hidden {model.hidden_size}",
         ),
         ("runs on", f"{config.device}, {config.dtype}, attention {config.attention_backend}"),
-        ("weights", _bytes(plan.weight_bytes)),
+        ("weights", _bytes(plan.weight_bytes) + ("" if config.quantization == "none" else f", {config.quantization} with its scales")),
         *_packed_head_lines(plan),
-        ("left by weights", _bytes(plan.available_bytes)),
+        *_step_lines(plan),
+        ("left beside them", _bytes(plan.available_bytes)),
         ("longest sequence", f"{plan.max_model_len:,} tokens"),
         ("one step", f"at most {plan.max_num_seqs:,} sequences and {plan.max_batch_tokens:,} tokens"),
     ]
@@ -194,6 +250,18 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.num_cache_tokens:,} tokens = {plan.num_cache_tokens / plan.max_model_len:,.1f} sequences of {plan.max_model_len:,}",
         ),
     ]
+
+
+def _step_lines(plan: Plan) -> list[tuple[str, str]]:
+    if plan.row_bytes == 0:
+        return []
+    lines = [
+        ("step buffers", f"{plan.max_batch_tokens:,} tokens x {plan.row_bytes:,} B = {_bytes(plan.max_batch_tokens * plan.row_bytes)}")
+    ]
+    if plan.model.head == "language_model":
+        rows, vocab_size = plan.num_logit_rows, plan.model.vocab_size
+        lines.append(("logits", f"{rows:,} rows x {vocab_size:,} tokens x 4 B = {_bytes(rows * vocab_size * 4)}"))
+    return lines
 
 
 def _packed_head_bytes(model: ModelConfig, config: EngineConfig) -> int:

@@ -101,19 +101,20 @@ class NativeModel:
 
 def can_compile(config: ModelConfig, dtype: torch.dtype) -> bool:
     """Say whether the native kernels exist on this machine and do all that the model asks; if not, log why."""
-    reason = _obstacle(config, dtype)
+    reason = compile_obstacle(config, dtype)
     if reason is not None:
-        _log.warning("the native CPU kernels cannot serve this model: %s; torch does", reason)
+        _log.warning("The model runs in torch, which is slower: %s.", reason)
     return reason is None
 
 
-def _obstacle(config: ModelConfig, dtype: torch.dtype) -> str | None:
+def compile_obstacle(config: ModelConfig, dtype: torch.dtype) -> str | None:
+    """Return why the native kernels cannot serve this model, as the end of a sentence, or None."""
     if load_library() is None:
-        return "they are not built, or this processor has none of their instruction sets"
+        return "the CPU kernels are not built or this processor lacks AVX2"
     if dtype not in _PLAIN_FORMATS:
-        return f"there are none for {str(dtype).removeprefix('torch.')}"
+        return f"the CPU kernels compute in float32 and bfloat16 while dtype is {str(dtype).removeprefix('torch.')}"
     if ACTIVATIONS[config.activation] not in NATIVE_ACTIVATIONS:
-        return f"there is none for the activation {config.activation}"
+        return f"the CPU kernels have no activation {config.activation}"
     return None
 
 

@@ -13,6 +13,10 @@ def plan(
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option("--dtype", help="Number format of the weights.")
     ] = None,
+    attention_backend: Annotated[
+        Literal["auto", "native", "reference", "torch", "triton"] | None,
+        typer.Option("--attention-backend", help="What computes; native is our own CPU kernels."),
+    ] = None,
     quantization: Annotated[
         Literal["none", "int8", "int4"] | None, typer.Option("--quantization", help="Pack the weights into fewer bits at load.")
     ] = None,
@@ -31,6 +35,7 @@ def plan(
     flags: dict[str, Any] = {
         "device": device,
         "dtype": dtype,
+        "attention_backend": attention_backend,
         "quantization": quantization,
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,

@@ -29,11 +29,13 @@ def hosted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Settings]]:
 
 def test_serve_hosts_on_ray_and_with_local_in_one_process(run: Run, hosted: list[tuple[str, Settings]]) -> None:
     assert run("serve", "stories260k").code == 1
-    assert run("serve", "--local", "mine=stories260k", "--http-port", "0", "--kv-cache-memory", "1GiB", "--log-format", "json").code == 1
+    flags = ("--http-port", "0", "--kv-cache-memory", "1GiB", "--log-format", "json", "--quantization", "int8", "--speculation", "none")
+    assert run("serve", "--local", "mine=stories260k", *flags).code == 1
     (first, _), (second, settings) = hosted
     assert (first, second) == ("ray", "local")
     assert [model.name for model in settings.models] == ["mine"]
     assert (settings.http_port, settings.kv_cache_memory, settings.log_format) == (0, 2**30, "json")
+    assert (settings.quantization, settings.speculation) == ("int8", "none")
 
 
 def test_serve_reads_the_environment_and_the_file(
@@ -55,6 +57,8 @@ def test_serve_reads_the_environment_and_the_file(
     [
         ("--http-port", "70000"),
         ("--dtype", "float3"),
+        ("--quantization", "int3"),
+        ("--speculation", "model"),
         ("--max-model-len", "0"),
         ("--kv-cache-memory", "lots"),
         ("--config", "missing.yaml"),
@@ -71,9 +75,11 @@ def test_a_wrong_setting_is_one_sentence_and_nothing_starts(
 
 
 def test_plan_prints_the_arithmetic_and_refuses_what_is_no_model(run: Run, tmp_path: Path) -> None:
-    outcome = run("plan", "stories260k", "--max-num-seqs", "2", "--kv-cache-memory", "1MiB")
+    outcome = run("plan", "stories260k", "--max-num-seqs", "2", "--kv-cache-memory", "1MiB", "--attention-backend", "torch")
     assert outcome.code == 0
     assert "1,040,128 B" in outcome.out and "float32" in outcome.out
+    refused = run("plan", "stories260k", "--quantization", "int8", "--attention-backend", "torch")
+    assert refused.code == 2 and "quantization is int8" in refused.err
     assert run("plan", str(tmp_path)).code == 2
     (tmp_path / "config.json").write_text("not json", encoding="utf-8")
     broken = run("plan", str(tmp_path))
