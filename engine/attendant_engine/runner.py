@@ -18,6 +18,7 @@ from attendant_engine.decoding.speculation import num_accepted
 from attendant_engine.errors import RequestFaultError
 from attendant_engine.fault_isolation import run_isolated
 from attendant_engine.models.base import LoadedModel
+from attendant_engine.plan import NUM_SCORED_ROWS
 from attendant_engine.sampling import sample
 from attendant_engine.sequence import (
     PoolingResult,
@@ -29,8 +30,6 @@ from attendant_engine.sequence import (
     StepResult,
 )
 from attendant_engine.types import OutputError, TokenLogprobs
-
-_NUM_SCORED_ROWS = 128  # prompt rows whose logits exist at one time: 128 x 50,257 x 4 bytes = 26 MB
 
 _NOT_FINITE = OutputError(code=RequestFaultError.code, message="The model's output for this request is not finite.")
 _RAISED = OutputError(code=RequestFaultError.code, message="The model failed on this request.")
@@ -119,8 +118,8 @@ class Runner:
             for position in item.scored_positions
         ]
         scored: dict[int, list[TokenLogprobs]] = {}
-        for start in range(0, len(wanted), _NUM_SCORED_ROWS):
-            some = wanted[start : start + _NUM_SCORED_ROWS]
+        for start in range(0, len(wanted), NUM_SCORED_ROWS):
+            some = wanted[start : start + NUM_SCORED_ROWS]
             num_top = [scheduled[idx].sequence.state.request.params.prompt_logprobs or 0 for idx, _, _ in some]
             logits = self._logits(hidden, [row for _, row, _ in some])
             for (idx, _, _), entry in zip(some, token_logprobs(logits, [token for _, _, token in some], num_top), strict=True):
