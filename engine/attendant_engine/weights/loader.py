@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from attendant_engine.attention.registry import load_backend, resolve_backend_name
+from attendant_engine.errors import InvalidRequestError
 from attendant_engine.models.base import LoadedModel
 from attendant_engine.models.native import NativeModel, Quantization, can_compile, compile_model
 from attendant_engine.models.registry import BuiltModel, build_model
@@ -32,6 +33,11 @@ def load_model(
     with ModelWeights(path, built, config, dtype=dtype, device=device) as weights:
         if resolve_backend_name(attention_backend, device) == "native" and can_compile(config, dtype):
             ready: BuiltModel | NativeModel = compile_model(built, dtype=dtype, quantization=quantization, fill=weights.fill)
+        elif quantization != "none":
+            raise InvalidRequestError(
+                f"quantization is {quantization} and takes the native CPU kernels, which cannot run this model here; use none.",
+                param="quantization",
+            )
         else:
             ready = _fill(built, weights, device)
         weights.check_complete()

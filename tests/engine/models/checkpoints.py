@@ -2,13 +2,20 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import PreTrainedModel
 
+from attendant_engine.kernels.cpu.library import load_library
 from attendant_engine.models.base import LoadedModel
 from attendant_engine.weights.loader import load_model
 
 CPU = torch.device("cpu")
+
+BACKENDS = [
+    "torch",
+    pytest.param("native", marks=pytest.mark.skipif(load_library() is None, reason="the CPU kernels are not built here")),
+]
 
 
 def randomize(model: PreTrainedModel, seed: int) -> None:

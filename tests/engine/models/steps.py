@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from attendant_engine.attention.base import AttentionMetadata, LayerCache
+from attendant_engine.attention.registry import cache_block_shape
 from attendant_engine.models.base import LoadedModel, ModelInputs
-
-BLOCK_SIZE = 4
+from attendant_engine.models.native import NativeTrunk
 
 
 def packed_inputs(prompts: Sequence[Sequence[int]], *, is_causal: bool, segments: Sequence[Sequence[int]] | None = None) -> ModelInputs:
@@ -28,14 +28,27 @@ def packed_inputs(prompts: Sequence[Sequence[int]], *, is_causal: bool, segments
 
 
 class PagedSequences:
-    """Sequences that share a cache. ``step`` gives each some new tokens and returns the hidden states of all of them."""
+    """Sequences that share a cache. ``step`` gives each some new tokens and returns the hidden states of all of them.
+
+    Blocks are as small as the backend takes them.
+    """
 
     def __init__(self, model: LoadedModel, *, num_sequences: int, max_len: int) -> None:
         config = model.config
-        width = -(-max_len // BLOCK_SIZE)
-        shape = (num_sequences * width, BLOCK_SIZE, config.num_kv_heads, config.head_dim)
+        is_native = isinstance(model.trunk, NativeTrunk)
+        self._block_size = 16 if is_native else 4
+        width = -(-max_len // self._block_size)
+        block = cache_block_shape(
+            "native" if is_native else "torch",
+            block_size=self._block_size,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+        )
+        shape = (num_sequences * width, *block)
         self._model = model
-        self._caches = tuple(LayerCache(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.num_layers))
+        self._caches = tuple(
+            LayerCache(torch.zeros(shape, dtype=model.dtype), torch.zeros(shape, dtype=model.dtype)) for _ in range(config.num_layers)
+        )
         order = torch.randperm(num_sequences * width, generator=torch.Generator().manual_seed(0))
         self._table = order.view(num_sequences, width).int()
         self._lengths = [0] * num_sequences
@@ -48,7 +61,7 @@ class PagedSequences:
         positions = [start + index for start, count in zip(starts, query_lens, strict=True) for index in range(count)]
         owners = [sequence for sequence, count in enumerate(query_lens) for _ in range(count)]
         slots = [
-            int(self._table[owner, position // BLOCK_SIZE]) * BLOCK_SIZE + position % BLOCK_SIZE
+            int(self._table[owner, position // self._block_size]) * self._block_size + position % self._block_size
             for owner, position in zip(owners, positions, strict=True)
         ]
         hidden = self._model.trunk(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from tests.engine.models.checkpoints import randomize, save_and_load
+from tests.engine.models.checkpoints import BACKENDS, randomize, save_and_load
 from tests.engine.models.steps import packed_inputs
 
 NUM_CONFIGS = 20
@@ -39,12 +39,13 @@ def random_texts(vocab_size: int, num_segments: int, rng: random.Random) -> tupl
 
 
 @pytest.mark.parametrize("seed", range(NUM_CONFIGS))
+@pytest.mark.parametrize("backend", BACKENDS)
 @torch.inference_mode()
-def test_a_random_encoder_equals_transformers(seed: int, tmp_path: Path) -> None:
+def test_a_random_encoder_equals_transformers(seed: int, backend: str, tmp_path: Path) -> None:
     torch.manual_seed(seed)
     theirs = BertModel(random_config(seed))
     randomize(theirs, seed)
-    ours = save_and_load(theirs, tmp_path)
+    ours = save_and_load(theirs, tmp_path, backend=backend)
     texts, segments = random_texts(ours.config.vocab_size, ours.config.type_vocab_size, random.Random(seed))
     for kinds in (segments, None):
         hidden = ours.trunk(packed_inputs(texts, is_causal=False, segments=kinds))
@@ -57,12 +58,13 @@ def test_a_random_encoder_equals_transformers(seed: int, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("seed", range(NUM_CONFIGS))
+@pytest.mark.parametrize("backend", BACKENDS)
 @torch.inference_mode()
-def test_a_random_classifier_equals_transformers(seed: int, tmp_path: Path) -> None:
+def test_a_random_classifier_equals_transformers(seed: int, backend: str, tmp_path: Path) -> None:
     torch.manual_seed(seed)
     theirs = BertForSequenceClassification(random_config(seed))
     randomize(theirs, seed)
-    ours = save_and_load(theirs, tmp_path)
+    ours = save_and_load(theirs, tmp_path, backend=backend)
     assert ours.classification_head is not None
     texts, segments = random_texts(ours.config.vocab_size, ours.config.type_vocab_size, random.Random(seed))
     inputs = packed_inputs(texts, is_causal=False, segments=segments)

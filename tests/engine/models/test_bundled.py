@@ -8,13 +8,14 @@ import torch
 from attendant_engine.models.base import LoadedModel
 from attendant_engine.tokenizers import Tokenizer
 from attendant_engine.weights.loader import load_model
+from tests.engine.models.checkpoints import BACKENDS
 from tests.engine.models.steps import packed_inputs
 
 MODELS = Path(__file__).parents[3] / "models"
 
 
-def load(name: str) -> tuple[LoadedModel, Tokenizer]:
-    model = load_model(MODELS / name, dtype=torch.float32, device=torch.device("cpu"), attention_backend="auto")
+def load(name: str, backend: str = "auto") -> tuple[LoadedModel, Tokenizer]:
+    model = load_model(MODELS / name, dtype=torch.float32, device=torch.device("cpu"), attention_backend=backend)
     return model, Tokenizer.load(MODELS / name)
 
 
@@ -30,9 +31,10 @@ def test_a_bundled_model_is_small_and_its_card_states_its_digest(name: str) -> N
     assert tokenizer.vocab_size <= model.config.vocab_size
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @torch.inference_mode()
-def test_the_encoder_puts_a_paraphrase_nearer_than_other_sentences() -> None:
-    model, tokenizer = load("tiny-encoder")
+def test_the_encoder_puts_a_paraphrase_nearer_than_other_sentences(backend: str) -> None:
+    model, tokenizer = load("tiny-encoder", backend)
     assert (model.config.pooling, model.config.normalize) == ("mean", True)
     assert model.pooling_head is not None
     texts = [
@@ -48,9 +50,10 @@ def test_the_encoder_puts_a_paraphrase_nearer_than_other_sentences() -> None:
     assert similarities[0, 1] > 0.7 > similarities[0, 2:].max()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @torch.inference_mode()
-def test_the_classifier_tells_praise_from_complaint() -> None:
-    model, tokenizer = load("tiny-classifier")
+def test_the_classifier_tells_praise_from_complaint(backend: str) -> None:
+    model, tokenizer = load("tiny-classifier", backend)
     assert model.config.labels == ("con", "pro")
     assert model.classification_head is not None
     texts = ["great sound quality and easy to use", "excellent picture, small size", "too expensive and breaks easily", "poor battery life"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from tests.engine.models.checkpoints import randomize, save_and_load
+from tests.engine.models.checkpoints import BACKENDS, randomize, save_and_load
 from tests.engine.models.steps import greedy, packed_inputs
 
 NUM_CONFIGS = 20
@@ -86,16 +86,17 @@ def random_llama(seed: int) -> LlamaForCausalLM:
 
 @pytest.mark.parametrize("seed", range(NUM_CONFIGS))
 @pytest.mark.parametrize("make", [random_gpt2, random_llama])
-def test_a_random_decoder_equals_transformers(make: Callable[[int], PreTrainedModel], seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_random_decoder_equals_transformers(make: Callable[[int], PreTrainedModel], seed: int, backend: str, tmp_path: Path) -> None:
     torch.manual_seed(seed)
     theirs = make(seed)
-    check_decoder(theirs, seed, tmp_path)
+    check_decoder(theirs, seed, tmp_path, backend)
 
 
 @torch.inference_mode()
-def check_decoder(theirs: PreTrainedModel, seed: int, directory: Path) -> None:
+def check_decoder(theirs: PreTrainedModel, seed: int, directory: Path, backend: str) -> None:
     randomize(theirs, seed)
-    ours = save_and_load(theirs, directory)
+    ours = save_and_load(theirs, directory, backend=backend)
     assert ours.lm_head is not None
     rng = random.Random(seed)
     prompts = [[rng.randrange(ours.config.vocab_size) for _ in range(length)] for length in LENGTHS]

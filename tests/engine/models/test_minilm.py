@@ -11,6 +11,7 @@ import torch
 
 from attendant_engine.tokenizers import Tokenizer
 from attendant_engine.weights.loader import load_model
+from tests.engine.models.checkpoints import BACKENDS
 from tests.engine.models.steps import packed_inputs
 
 DATA = Path(__file__).parents[2] / "data" / "tokenizers"
@@ -33,9 +34,10 @@ def varied_sentences() -> list[str]:
 
 
 @pytest.mark.slow
-def test_200_varied_sentences_embed_as_sentence_transformers_does() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_200_varied_sentences_embed_as_sentence_transformers_does(backend: str) -> None:
     directory = model_directory()
-    ours = load_model(directory, dtype=torch.float32, device=torch.device("cpu"), attention_backend="auto")
+    ours = load_model(directory, dtype=torch.float32, device=torch.device("cpu"), attention_backend=backend)
     assert ours.digest == WEIGHTS_SHA256
     assert (ours.config.pooling, ours.config.normalize, ours.config.max_sequence_length) == ("mean", True, 256)
     assert ours.pooling_head is not None

@@ -9,6 +9,7 @@ import torch
 
 from attendant_engine.tokenizers import Tokenizer
 from attendant_engine.weights.loader import load_model
+from tests.engine.models.checkpoints import BACKENDS
 from tests.engine.models.steps import greedy
 
 REPOSITORY = Path(__file__).parents[3]
@@ -17,8 +18,9 @@ EXPECTED = REPOSITORY / "tests" / "data" / "stories260k"
 EXPECTED_IDS: list[int] = json.loads((EXPECTED / "expected_greedy_ids.json").read_text())
 
 
-def test_the_256_known_greedy_ids_are_reproduced_also_in_company() -> None:
-    model = load_model(MODEL, dtype=torch.float32, device=torch.device("cpu"), attention_backend="torch")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_256_known_greedy_ids_are_reproduced_also_in_company(backend: str) -> None:
+    model = load_model(MODEL, dtype=torch.float32, device=torch.device("cpu"), attention_backend=backend)
     begin = [1, EXPECTED_IDS[0]]
     alone = greedy(model, [begin], 255)
     together = greedy(model, [begin, begin + EXPECTED_IDS[1:8], [1, 300, 301], begin], 255)
@@ -27,7 +29,7 @@ def test_the_256_known_greedy_ids_are_reproduced_also_in_company() -> None:
     assert together[1][:248] == EXPECTED_IDS[8:]
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
 def test_every_backend_starts_the_story_alike(backend: str) -> None:
     model = load_model(MODEL, dtype=torch.float32, device=torch.device("cpu"), attention_backend=backend)
     assert greedy(model, [[1, *EXPECTED_IDS[:40]]], 8) == [EXPECTED_IDS[40:48]]

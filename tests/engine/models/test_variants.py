@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from attendant_engine.weights.loader import load_model
-from tests.engine.models.checkpoints import CPU, randomize, save_and_load
+from tests.engine.models.checkpoints import BACKENDS, CPU, randomize, save_and_load
 from tests.engine.models.steps import greedy, packed_inputs
 
 LABELS = {0: "bad", 1: "fair", 2: "good"}
@@ -75,10 +75,13 @@ def rewrite(directory: Path, rename: Callable[[str], str], more: dict[str, torch
     [(GPT2Model(gpt2_config()), True), (LlamaModel(llama_config()), True), (BertModel(bert_config()), False)],
     ids=["gpt2", "llama", "bert"],
 )
+@pytest.mark.parametrize("backend", BACKENDS)
 @torch.inference_mode()
-def test_a_base_model_gives_hidden_states_and_has_no_pooling_of_its_own(theirs: PreTrainedModel, is_causal: bool, tmp_path: Path) -> None:
+def test_a_base_model_gives_hidden_states_and_has_no_pooling_of_its_own(
+    theirs: PreTrainedModel, is_causal: bool, backend: str, tmp_path: Path
+) -> None:
     randomize(theirs, 1)
-    ours = save_and_load(theirs, tmp_path)
+    ours = save_and_load(theirs, tmp_path, backend=backend)
     hidden = ours.trunk(packed_inputs(TEXTS, is_causal=is_causal))
     expected = torch.cat([theirs(torch.tensor([text])).last_hidden_state[0] for text in TEXTS])
     torch.testing.assert_close(hidden, expected, atol=1e-4, rtol=0)
@@ -96,10 +99,11 @@ def test_a_base_model_gives_hidden_states_and_has_no_pooling_of_its_own(theirs: 
     ],
     ids=["gpt2", "llama"],
 )
+@pytest.mark.parametrize("backend", BACKENDS)
 @torch.inference_mode()
-def test_a_classifier_over_a_decoder_scores_its_last_token(theirs: PreTrainedModel, tmp_path: Path) -> None:
+def test_a_classifier_over_a_decoder_scores_its_last_token(theirs: PreTrainedModel, backend: str, tmp_path: Path) -> None:
     randomize(theirs, 2)
-    ours = save_and_load(theirs, tmp_path)
+    ours = save_and_load(theirs, tmp_path, backend=backend)
     assert ours.classification_head is not None
     inputs = packed_inputs(TEXTS, is_causal=True)
     logits = ours.classification_head(ours.trunk(inputs), inputs.attention.cu_seqlens_q)

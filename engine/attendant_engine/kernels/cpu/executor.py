@@ -13,7 +13,7 @@ from attendant_engine.kernels.cpu.operations import Operation
 TILE = 16
 """Positions of a block of the program's own cache; see ``src/cache_layout.h``."""
 
-_MIN_CAPACITY = 64
+_MIN_CAPACITY = 256
 _TORCH_DTYPES = {Format.F32: torch.float32, Format.BF16: torch.bfloat16}
 
 
@@ -64,7 +64,7 @@ class Program:
         """Have memory for steps of ``num_tokens``."""
         if self._arena is not None and num_tokens <= self._arena.capacity:
             return
-        capacity = max(num_tokens, _MIN_CAPACITY)
+        capacity = max(num_tokens, _MIN_CAPACITY, 0 if self._arena is None else 2 * self._arena.capacity)
         self._hidden = torch.empty(0, self._output.width)
         self._arena = None  # the old memory goes before the new comes
         self._arena = Arena(self._offsets, self._row_bytes, capacity)
