@@ -9,12 +9,12 @@ TILE = 16
 
 
 def to_native(cache: LayerCache) -> LayerCache:
-    """Lay out plain ``[B, P, K, D]`` keys and values as ``[B, elements]``."""
-    num_blocks = cache.key.shape[0]
-    keys, values = (_by_tile(part) for part in (cache.key, cache.value))
-    group = _group(cache.key.dtype)
-    keys = keys.unflatten(-1, (-1, group)).permute(0, 3, 1, 4, 2, 5)  # [B, K, P / 16, D' / g, 16, g]
-    values = values.unflatten(2, (-1, group)).permute(0, 4, 1, 2, 5, 3)  # [B, K, P / 16, 16 / g, D', g]
+    """Lay out plain ``[B, P, K, D]`` keys as ``[B, K, P / 16, D' / g, 16, g]`` and values as ``[B, K, P / 16, 16 / g, D', g]``, flat."""
+    num_blocks, block_size, num_kv_heads, head_dim = cache.key.shape
+    group, tiles, padded = _group(cache.key.dtype), block_size // TILE, -(-head_dim // TILE) * TILE
+    keys, values = (pad(part, (0, padded - head_dim)) for part in (cache.key, cache.value))
+    keys = keys.view(num_blocks, tiles, TILE, num_kv_heads, padded // group, group).permute(0, 3, 1, 4, 2, 5)
+    values = values.view(num_blocks, tiles, TILE // group, group, num_kv_heads, padded).permute(0, 4, 1, 2, 5, 3)
     return LayerCache(keys.reshape(num_blocks, -1).clone(), values.reshape(num_blocks, -1).clone())
 
 
@@ -28,10 +28,6 @@ def from_native(cache: LayerCache, shape: torch.Size) -> LayerCache:
     return LayerCache(*plain)
 
 
-def _by_tile(part: torch.Tensor) -> torch.Tensor:
-    """``[B, P, K, D]`` to ``[B, P / 16, 16, K, D']``."""
-    return pad(part, (0, -part.shape[-1] % TILE)).unflatten(1, (-1, TILE))
-
-
 def _group(dtype: torch.dtype) -> int:
-    return 4 // dtype.itemsize
+    size: int = dtype.itemsize
+    return 4 // size

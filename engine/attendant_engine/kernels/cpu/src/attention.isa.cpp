@@ -13,11 +13,10 @@ namespace {
 
 constexpr int64_t kMaxHeadDim = 256;
 constexpr int kTilesOfSpan = kSpan / kTile;
-constexpr int kMaxGroupRows = 6;  // rows whose sums stay in registers together
+constexpr int kLanesOfGroup = 8;  // rows attended at once, rounded up to a vector of 256 bits
 constexpr float kLog2E = 1.44269504088896341f;
-constexpr float kNothingYet = -3.0e38f;  // below every finite score, and less itself is 0 where minus infinity would be NaN
 
-// Lines that fit into the registers beside `rows` others.
+// Lines of a row whose sums fit into the registers beside those of `rows` others.
 constexpr int lines_at_once(int rows) {
 #ifdef __AVX512F__
     return rows > 0 ? 4 : 0;
@@ -33,21 +32,22 @@ struct Span {
     int num_tiles;
 };
 
-// What the rows of an item have come to.
+// What the rows of an item have come to. Rows that are attended at once are a group.
 template <class Cached>
 struct State {
     alignas(64) typename Cached::Number q[kMaxItemRows * kMaxHeadDim];  // [rows, D']
     alignas(64) float sums[kMaxItemRows * kMaxHeadDim];                 // [rows, D']
     Line totals[kMaxItemRows];
-    float largest[kMaxItemRows];
+    alignas(64) float largest[kMaxItemRows / kRowsAtOnce][kLanesOfGroup];
+    Visible visible[kMaxItemRows];
 };
 
-Span locate(const AttentionCall& call, const Item& item, int64_t base) {
+// Writes down where the item's span at `base` lies. Tiles that it does not have keep the places they had: readable memory.
+void locate(const AttentionCall& call, const Item& item, int64_t base, Span& span) {
     const CacheView& cache = call.cache;
     const uint32_t tiles_per_block = static_cast<uint32_t>(cache.block_size / kTile);
     const int32_t* blocks = call.block_table + item.sequence * call.block_table_stride;
     const int64_t num_keys = item.end_key - base < kSpan ? item.end_key - base : kSpan;
-    Span span;
     span.num_tiles = static_cast<int>((num_keys + kTile - 1) / kTile);
     for (int t = 0; t < span.num_tiles; t++) {
         const uint32_t tile = static_cast<uint32_t>(base / kTile) + t;
@@ -55,83 +55,91 @@ Span locate(const AttentionCall& call, const Item& item, int64_t base) {
         span.keys[t] = static_cast<const char*>(cache.key) + offset;
         span.values[t] = static_cast<const char*>(cache.value) + offset;
     }
-    return span;
 }
 
-// scores[r][16 t + i] = q[r] . key i of tile t, for C tiles from `keys` on.
-template <class Cached, int R, int C>
-ATTENDANT_INLINE void score_tiles(const typename Cached::Number* q, int64_t stride, const char* const* keys, int64_t num_steps, float* scores) {
+// Asks for a line of the span that comes next, up to the second-level cache: the first is full of this one. Blocks lie
+// anywhere, so the hardware cannot guess them.
+ATTENDANT_INLINE void fetch(const char* line) { __builtin_prefetch(line, 0, 2); }
+
+// scores[r][first + c] = q[r] . keys of tile first + c, for C tiles. With `kAhead`, fetches as many tiles of the next span.
+template <class Cached, int R, int T, int C, bool kAhead>
+ATTENDANT_INLINE void score_tiles(
+    const typename Cached::Number* q, int64_t stride, const Span& span, const Span& ahead, int first, int64_t num_steps, Line (&scores)[R][T]) {
     const char* lines[C];
-    Sums<R, C> sums;
+    const char* lines_ahead[C];
+    Line sums[R][C];
 #pragma GCC unroll 8
     for (int c = 0; c < C; c++) {
-        lines[c] = keys[c];
+        lines[c] = span.keys[first + c];
+        lines_ahead[c] = ahead.keys[first + c];
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) sums[r][c] = broadcast_line(0);
+        for (int r = 0; r < R; r++) sums[r][c] = zero_line();
     }
     for (int64_t i = 0; i < num_steps; i++) {
         Cached::template step<R, C, false>(sums, q + i * Cached::kGroup, stride, lines, i * kLineBytes);
+#pragma GCC unroll 8
+        for (int c = 0; kAhead && c < C; c++) fetch(lines_ahead[c] + i * kLineBytes);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
 #pragma GCC unroll 8
-        for (int c = 0; c < C; c++) store_line(scores + r * kSpan + c * kTile, sums[r][c]);
+        for (int c = 0; c < C; c++) scores[r][first + c] = sums[r][c];
     }
 }
 
-template <class Cached, int R>
-ATTENDANT_INLINE void score(const typename Cached::Number* q, int64_t stride, const Span& span, int num_tiles, int64_t num_steps, float* scores) {
-    constexpr int kMost = lines_at_once(R);
-    for (int t = 0; t < num_tiles;) {
-        const int left = num_tiles - t;
-        if (kMost >= 4 && left >= 4) {
-            score_tiles<Cached, R, kMost >= 4 ? 4 : 1>(q, stride, span.keys + t, num_steps, scores + t * kTile);
-            t += 4;
-        } else if (kMost >= 2 && left >= 2) {
-            score_tiles<Cached, R, kMost >= 2 ? 2 : 1>(q, stride, span.keys + t, num_steps, scores + t * kTile);
-            t += 2;
-        } else {
-            score_tiles<Cached, R, 1>(q, stride, span.keys + t, num_steps, scores + t * kTile);
-            t += 1;
+// Scores R rows against a span's first T tiles, and turns the scores into weights; what was summed before has then to be
+// multiplied by `corrections`.
+template <class Cached, int R, int T, bool kAhead>
+void weigh(const Span& span, const Span& ahead, int64_t row, int64_t base, int64_t head_dim, State<Cached>& state,
+           typename Cached::Number* weights, float* corrections) {
+    const int64_t stride = padded_head_dim(head_dim), num_steps = (head_dim + Cached::kGroup - 1) / Cached::kGroup;
+    Line scores[R][T];
+    constexpr int kMost = lines_at_once(R), C = kMost < T ? kMost : T;
+#pragma GCC unroll 4
+    for (int first = 0; first < T; first += C) {
+        score_tiles<Cached, R, T, C, kAhead>(state.q + row * stride, stride, span, ahead, first, num_steps, scores);
+    }
+    // Positions ascend: the first row sees least to the right, the last one least to the left.
+    const Visible* visible = state.visible + row;
+    if (visible[0].end < base + T * kTile || visible[R - 1].begin > base) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const int begin = static_cast<int>(visible[r].begin - base), end = static_cast<int>(visible[r].end - base);
+#pragma GCC unroll 8
+            for (int i = 0; i < T * kParts; i++) {
+                Vec& part = scores[r][i / kParts].part[i % kParts];
+                part = keep_lanes(part, begin - i * kWidth, end - i * kWidth);
+            }
         }
     }
-}
-
-// Turns a row's scores into weights, and returns what the sums so far have to be multiplied by.
-template <class Cached>
-ATTENDANT_INLINE float weigh(
-    const float* scores, int num_tiles, Visible visible, typename Cached::Number* weights, float& largest, Line& total) {
-    Vec x[kTilesOfSpan * kParts];
-    const Vec nothing = broadcast(-__builtin_inff());
-    const bool is_partial = visible.begin > 0 || visible.end < num_tiles * kTile;
-    const int begin = static_cast<int>(visible.begin > 0 ? visible.begin : 0);
-    const int end = static_cast<int>(visible.end < kSpan ? visible.end : kSpan);
+    Vec most[R];
 #pragma GCC unroll 8
-    for (int i = 0; i < kTilesOfSpan * kParts; i++) {
-        x[i] = i < num_tiles * kParts ? load(scores + i * kWidth) : nothing;
-        if (is_partial) x[i] = keep_lanes(x[i], begin - i * kWidth, end - i * kWidth);
+    for (int r = 0; r < R; r++) {
+        most[r] = scores[r][0].part[0];
+#pragma GCC unroll 8
+        for (int i = 1; i < T * kParts; i++) most[r] = max(most[r], scores[r][i / kParts].part[i % kParts]);
     }
-    Vec most = max(x[0], x[1]);
+    float* largest = state.largest[row / kRowsAtOnce];
+    const __m256 before = _mm256_load_ps(largest), now = _mm256_max_ps(largest_of_each(most), before);
+    _mm256_store_ps(largest, now);
+#ifdef __AVX512F__
+    store(corrections, power_of_two({_mm512_castps256_ps512(_mm256_sub_ps(before, now))}));
+#else
+    store(corrections, power_of_two({_mm256_sub_ps(before, now)}));
+#endif
 #pragma GCC unroll 8
-    for (int i = 2; i < kTilesOfSpan * kParts; i++) most = max(most, x[i]);
-    const float largest_here = largest_lane(most);
-    const float now = largest_here > largest ? largest_here : largest;
-    const float correction = power_of_two(largest - now);
-    largest = now;
-    total = scale_line(total, broadcast(correction));
-#pragma GCC unroll 8
-    for (int i = 0; i < kTilesOfSpan * kParts; i++) {
-        const Vec weight = Cached::put_weights(weights + i * kWidth, power_of_two(sub(x[i], broadcast(now))));
-        total.part[i % kParts] = add(total.part[i % kParts], weight);
+    for (int r = 0; r < R; r++) {
+        Line& total = state.totals[row + r];
+        total = scale_line(total, broadcast(corrections[r]));
+        Cached::template weigh<T>(scores[r], largest[r], weights + r * kSpan, total);
     }
-    return correction;
 }
 
 // sums[r] = sums[r] * corrections[r] + weights[r] . values, for C lines of dimensions from the byte `offset` of a row on.
-template <class Cached, int R, int C>
-ATTENDANT_INLINE void add_lines(const typename Cached::Number* weights, const float* corrections, const Span& span, int64_t num_keys,
-                                int64_t row_bytes, int64_t offset, float* sums, int64_t stride) {
-    Sums<R, C> now;
+template <class Cached, int R, int C, bool kAhead>
+ATTENDANT_INLINE void add_lines(const typename Cached::Number* weights, const float* corrections, const Span& span, const Span& ahead,
+                                int64_t num_keys, int64_t row_bytes, int64_t offset, float* sums, int64_t stride) {
+    Line now[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
         const Vec correction = broadcast(corrections[r]);
@@ -143,9 +151,12 @@ ATTENDANT_INLINE void add_lines(const typename Cached::Number* weights, const fl
         const char* lines[C];
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++) lines[c] = span.values[first / kTile] + offset + c * kLineBytes;
+        const char* lines_ahead = ahead.values[first / kTile] + offset;
         const int64_t num_steps = keys / Cached::kGroup;
         for (int64_t i = 0; i < num_steps; i++) {
             Cached::template step<R, C, false>(now, weights + first + i * Cached::kGroup, kSpan, lines, i * row_bytes);
+#pragma GCC unroll 8
+            for (int c = 0; kAhead && c < C; c++) fetch(lines_ahead + i * row_bytes + c * kLineBytes);
         }
         if (keys % Cached::kGroup != 0) {
             Cached::template step<R, C, true>(now, weights + first + num_steps * Cached::kGroup, kSpan, lines, num_steps * row_bytes);
@@ -158,76 +169,83 @@ ATTENDANT_INLINE void add_lines(const typename Cached::Number* weights, const fl
     }
 }
 
-template <class Cached, int R>
-ATTENDANT_INLINE void add_values(const typename Cached::Number* weights, const float* corrections, const Span& span, int64_t num_keys,
-                                 int64_t padded_dim, float* sums) {
-    constexpr int kMost = lines_at_once(R);
+template <class Cached, int R, bool kAhead>
+void add_values(const typename Cached::Number* weights, const float* corrections, const Span& span, const Span& ahead, int64_t num_keys,
+                int64_t padded_dim, float* sums) {
+    constexpr int kMost = lines_at_once(R), kHalf = kMost > 1 ? kMost / 2 : 1;
     const int64_t row_bytes = padded_dim * Cached::kGroup * static_cast<int64_t>(sizeof(typename Cached::Element));
-    for (int64_t line = 0; line < padded_dim / 16;) {
-        const int64_t left = padded_dim / 16 - line, offset = line * kLineBytes;
-        if (kMost >= 4 && left >= 4) {
-            add_lines<Cached, R, kMost >= 4 ? 4 : 1>(weights, corrections, span, num_keys, row_bytes, offset, sums + line * 16, padded_dim);
-            line += 4;
-        } else if (kMost >= 2 && left >= 2) {
-            add_lines<Cached, R, kMost >= 2 ? 2 : 1>(weights, corrections, span, num_keys, row_bytes, offset, sums + line * 16, padded_dim);
-            line += 2;
-        } else {
-            add_lines<Cached, R, 1>(weights, corrections, span, num_keys, row_bytes, offset, sums + line * 16, padded_dim);
-            line += 1;
-        }
+    int64_t d = 0;
+    for (; d + kMost * 16 <= padded_dim; d += kMost * 16) {
+        add_lines<Cached, R, kMost, kAhead>(weights, corrections, span, ahead, num_keys, row_bytes, d * 4, sums + d, padded_dim);
+    }
+    for (; d + kHalf * 16 <= padded_dim; d += kHalf * 16) {
+        add_lines<Cached, R, kHalf, kAhead>(weights, corrections, span, ahead, num_keys, row_bytes, d * 4, sums + d, padded_dim);
+    }
+    for (; d < padded_dim; d += 16) {
+        add_lines<Cached, R, 1, kAhead>(weights, corrections, span, ahead, num_keys, row_bytes, d * 4, sums + d, padded_dim);
     }
 }
 
-// Attends R rows of an item, from `row` on, to one span.
-template <class Cached, int R>
-void attend_group(const Work& work, const Item& item, int64_t row, const Span& span, int64_t base, int64_t head_dim, State<Cached>& state) {
-    Visible visible[R];
-    for (int r = 0; r < R; r++) visible[r] = work.visible(item.sequence, item.first_row + row + r, base);
-    // Positions ascend: the last row sees most to the right, the first one most to the left.
-    const int64_t num_keys = visible[R - 1].end < kSpan ? visible[R - 1].end : kSpan;
-    if (num_keys <= 0 || visible[0].begin >= kSpan) return;
-    const int num_tiles = static_cast<int>((num_keys + kTile - 1) / kTile);
-    const int64_t padded_dim = padded_head_dim(head_dim);
-    alignas(64) float scores[R * kSpan];
+// Attends R rows of an item, from `row` on, to one span. With `kAhead`, fetches what it can of the span to be attended next.
+template <class Cached, int R, bool kAhead>
+void attend_group(const Span& span, const Span& ahead, int64_t row, int64_t base, int64_t head_dim, State<Cached>& state) {
+    const int64_t end = state.visible[row + R - 1].end - base, num_keys = end < kSpan ? end : kSpan;
+    if (num_keys <= 0 || state.visible[row].begin >= base + kSpan) return;
     alignas(64) typename Cached::Number weights[R * kSpan];
-    float corrections[R];
-    score<Cached, R>(state.q + row * padded_dim, padded_dim, span, num_tiles, (head_dim + Cached::kGroup - 1) / Cached::kGroup, scores);
-    for (int r = 0; r < R; r++) {
-        corrections[r] = weigh<Cached>(scores + r * kSpan, num_tiles, visible[r], weights + r * kSpan, state.largest[row + r], state.totals[row + r]);
+    alignas(64) float corrections[16];
+    if (num_keys <= kTile) {
+        weigh<Cached, R, 1, kAhead>(span, ahead, row, base, head_dim, state, weights, corrections);
+    } else if (num_keys <= 2 * kTile) {
+        weigh<Cached, R, 2, kAhead>(span, ahead, row, base, head_dim, state, weights, corrections);
+    } else {
+        weigh<Cached, R, 4, kAhead>(span, ahead, row, base, head_dim, state, weights, corrections);
     }
-    add_values<Cached, R>(weights, corrections, span, num_keys, padded_dim, state.sums + row * padded_dim);
+    const int64_t padded_dim = padded_head_dim(head_dim);
+    add_values<Cached, R, kAhead>(weights, corrections, span, ahead, num_keys, padded_dim, state.sums + row * padded_dim);
+}
+
+template <class Cached, bool kAhead>
+ATTENDANT_INLINE void attend_rows(
+    const Span& span, const Span& ahead, int64_t row, int64_t num_rows, int64_t base, int64_t head_dim, State<Cached>& state) {
+    switch (num_rows) {
+        case 1: return attend_group<Cached, 1, kAhead>(span, ahead, row, base, head_dim, state);
+        case 2: return attend_group<Cached, 2, kAhead>(span, ahead, row, base, head_dim, state);
+        case 3: return attend_group<Cached, 3, kAhead>(span, ahead, row, base, head_dim, state);
+        case 4: return attend_group<Cached, 4, kAhead>(span, ahead, row, base, head_dim, state);
+        case 5: return attend_group<Cached, 5, kAhead>(span, ahead, row, base, head_dim, state);
+        default: return attend_group<Cached, 6, kAhead>(span, ahead, row, base, head_dim, state);
+    }
 }
 
 template <class Cached>
-void load_queries(const AttentionCall& call, const Item& item, int64_t group, State<Cached>& state) {
+void load_queries(const AttentionCall& call, const Work& work, const Item& item, State<Cached>& state) {
     const int64_t head_dim = call.cache.head_dim, padded_dim = padded_head_dim(head_dim);
     const Vec scale = broadcast(call.scale * kLog2E);
     for (int64_t r = 0; r < item.num_rows; r++) {
-        const int64_t row = item.first_row + r;
-        const int64_t token = call.cu_seqlens_q[item.sequence] + row / group;
-        const float* q = call.q + token * call.q_stride + (item.kv_head * group + row % group) * head_dim;
+        const int64_t row = item.first_row + r, token = call.cu_seqlens_q[item.sequence] + row / work.group();
+        const float* q = call.q + token * call.q_stride + (item.kv_head * work.group() + row % work.group()) * head_dim;
         for (int64_t d = 0; d < padded_dim; d += kWidth) {
             const int64_t left = head_dim - d;
             const Vec numbers = left >= kWidth ? load(q + d) : left > 0 ? load_tail(q + d, left) : zero();
             Cached::put(state.q + r * padded_dim + d, mul(numbers, scale));
             store(state.sums + r * padded_dim + d, zero());
         }
-        state.totals[r] = broadcast_line(0);
-        state.largest[r] = kNothingYet;
+        state.totals[r] = zero_line();
+        state.visible[r] = work.visible(item.sequence, row);
+    }
+    for (auto& group : state.largest) {
+        for (float& largest : group) largest = kNothingYet;
     }
 }
 
 template <class Cached>
-void store_results(const AttentionCall& call, const Item& item, int64_t group, const State<Cached>& state) {
+void store_results(const AttentionCall& call, const Work& work, const Item& item, const State<Cached>& state) {
     const int64_t head_dim = call.cache.head_dim, padded_dim = padded_head_dim(head_dim);
     for (int64_t r = 0; r < item.num_rows; r++) {
-        const int64_t row = item.first_row + r;
-        const int64_t token = call.cu_seqlens_q[item.sequence] + row / group;
-        const int64_t place = token * call.out.stride + (item.kv_head * group + row % group) * head_dim;
-        Vec total = state.totals[r].part[0];
-        for (int i = 1; i < kParts; i++) total = add(total, state.totals[r].part[i]);
+        const int64_t row = item.first_row + r, token = call.cu_seqlens_q[item.sequence] + row / work.group();
+        const int64_t place = token * call.out.stride + (item.kv_head * work.group() + row % work.group()) * head_dim;
         // A sequence without keys attends to nothing, which is zero.
-        const Vec factor = broadcast(item.end_key > 0 ? 1.0f / sum(total) : 0.0f);
+        const Vec factor = broadcast(item.end_key > 0 ? 1.0f / sum_line(state.totals[r]) : 0.0f);
         for (int64_t d = 0; d < head_dim; d += kWidth) {
             // Plus zero, so that a sum that has vanished has no sign: a span that adds nothing could change it.
             const Vec result = fma(load(state.sums + r * padded_dim + d), factor, zero());
@@ -243,32 +261,51 @@ void store_results(const AttentionCall& call, const Item& item, int64_t group, c
     }
 }
 
+// `span` is the item's first; it becomes that of `next`, the item after it, which is null at the end.
 template <class Cached>
-void attend_item(const AttentionCall& call, const Work& work, const Item& item, State<Cached>& state) {
+void attend_item(const AttentionCall& call, const Work& work, const Item& item, const Item* next, Span& span, State<Cached>& state) {
     const int64_t head_dim = call.cache.head_dim;
-    load_queries(call, item, work.group(), state);
+    const int64_t tile_bytes = kTile * padded_head_dim(head_dim) * element_bytes(call.cache.format);
+    load_queries(call, work, item, state);
     for (int64_t base = item.first_key; base < item.end_key; base += kSpan) {
-        const Span span = locate(call, item, base);
-        for (int64_t row = 0; row < item.num_rows; row += kMaxGroupRows) {
-            switch (item.num_rows - row) {
-                case 1: attend_group<Cached, 1>(work, item, row, span, base, head_dim, state); break;
-                case 2: attend_group<Cached, 2>(work, item, row, span, base, head_dim, state); break;
-                case 3: attend_group<Cached, 3>(work, item, row, span, base, head_dim, state); break;
-                case 4: attend_group<Cached, 4>(work, item, row, span, base, head_dim, state); break;
-                case 5: attend_group<Cached, 5>(work, item, row, span, base, head_dim, state); break;
-                default: attend_group<Cached, 6>(work, item, row, span, base, head_dim, state); break;
+        Span ahead = span;
+        if (base + kSpan < item.end_key) {
+            locate(call, item, base + kSpan, ahead);
+        } else if (next != nullptr) {
+            locate(call, *next, next->first_key, ahead);
+        }
+        // A tile is fetched while one of this span is attended; the next span may have more of them.
+        for (int t = span.num_tiles; t < ahead.num_tiles; t++) {
+            for (int64_t offset = 0; offset < tile_bytes; offset += kLineBytes) {
+                fetch(ahead.keys[t] + offset);
+                fetch(ahead.values[t] + offset);
             }
         }
+        attend_rows<Cached, true>(span, ahead, 0, item.num_rows, base, head_dim, state);
+        for (int64_t row = kRowsAtOnce; row < item.num_rows; row += kRowsAtOnce) {
+            attend_rows<Cached, false>(span, ahead, row, item.num_rows - row, base, head_dim, state);
+        }
+        span = ahead;
     }
-    store_results(call, item, work.group(), state);
+    store_results(call, work, item, state);
 }
 
 template <class Cached>
 void attend(const AttentionCall& call, Team& team) {
     Work work(call, team);
     State<Cached> state;
-    Item item;
-    while (work.next(item)) attend_item(call, work, item, state);
+    Item item, next;
+    if (!work.next(item)) return;
+    Span span;
+    for (int t = 0; t < kTilesOfSpan; t++) {
+        span.keys[t] = static_cast<const char*>(call.cache.key);
+        span.values[t] = static_cast<const char*>(call.cache.value);
+    }
+    locate(call, item, item.first_key, span);
+    for (bool is_last = false; !is_last; item = next) {
+        is_last = !work.next(next);
+        attend_item(call, work, item, is_last ? nullptr : &next, span, state);
+    }
 }
 
 }  // namespace

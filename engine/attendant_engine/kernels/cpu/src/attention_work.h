@@ -1,6 +1,6 @@
 // What there is to attend in one call, cut into items, and which of them a thread does.
 //
-// An item is one sequence, one key/value head and up to 24 rows; a row is one query head at one position, and the rows of a
+// An item is one sequence, one key/value head and some rows; a row is one query head at one position, and the rows of a
 // position stand side by side, so that a key is read once for all of them. No result depends on how rows fall into items.
 #pragma once
 
@@ -11,7 +11,9 @@ namespace attendant::ATTENDANT_ISA {
 namespace {
 
 constexpr int64_t kSpan = 64;         // keys that are attended together; spans stand at multiples of this in a sequence
-constexpr int64_t kMaxItemRows = 24;  // what fits into the first-level cache beside a span's keys and values
+constexpr int64_t kRowsAtOnce = 6;    // rows whose sums stay in registers together
+constexpr int64_t kMaxItemRows = 48;
+constexpr int64_t kItemNumbers = 24 * 64;  // rows times dimensions that stay near beside a span's keys and values
 constexpr int64_t kReadCost = 8;      // reading a key and a value costs about as much as attending this many rows to them
 
 struct Item {
@@ -20,7 +22,7 @@ struct Item {
     int64_t first_key, end_key;   // that any row sees: first_key a multiple of kSpan
 };
 
-// The half-open range of keys that a query sees, of those at `base` and after, counted from there.
+// The half-open range of keys that a row sees.
 struct Visible {
     int64_t begin, end;
 };
@@ -29,6 +31,8 @@ struct Visible {
 class Work {
 public:
     ATTENDANT_INLINE Work(const AttentionCall& call, const Team& team) : call_(call), group_(call.num_heads / call.cache.num_kv_heads) {
+        const int64_t most = kItemNumbers / padded_head_dim(call.cache.head_dim) / kRowsAtOnce * kRowsAtOnce;
+        item_rows_ = most < kMaxItemRows ? most : kMaxItemRows;
         int64_t total = 0;
         for (int64_t s = 0; s < call.num_sequences; s++) total += sequence_cost(s);
         // An item belongs to the share that its middle falls into: costs are doubled, so that a middle is whole.
@@ -64,13 +68,12 @@ public:
     }
 
     // Which keys row `row` of a sequence sees.
-    ATTENDANT_INLINE Visible visible(int64_t sequence, int64_t row, int64_t base) const {
+    ATTENDANT_INLINE Visible visible(int64_t sequence, int64_t row) const {
         const int64_t num_keys = call_.seq_lens[sequence];
-        if (!call_.is_causal) return {0, num_keys - base};
+        if (!call_.is_causal) return {0, num_keys};
         const int64_t num_queries = call_.cu_seqlens_q[sequence + 1] - call_.cu_seqlens_q[sequence];
         const int64_t end = num_keys - num_queries + row / group_ + 1;
-        const int64_t begin = call_.window > 0 && end > call_.window ? end - call_.window : 0;
-        return {begin - base, end - base};
+        return {call_.window > 0 && end > call_.window ? end - call_.window : 0, end};
     }
 
     int64_t group() const { return group_; }
@@ -92,9 +95,9 @@ private:
 
     // Fills in the rows and keys of the item that starts at `item.first_row`; returns its cost.
     ATTENDANT_INLINE int64_t find_item(int64_t sequence, int64_t num_rows, Item& item) const {
-        item.num_rows = num_rows - item.first_row < kMaxItemRows ? num_rows - item.first_row : kMaxItemRows;
-        item.first_key = visible(sequence, item.first_row, 0).begin / kSpan * kSpan;
-        item.end_key = visible(sequence, item.first_row + item.num_rows - 1, 0).end;
+        item.num_rows = num_rows - item.first_row < item_rows_ ? num_rows - item.first_row : item_rows_;
+        item.first_key = visible(sequence, item.first_row).begin / kSpan * kSpan;
+        item.end_key = visible(sequence, item.first_row + item.num_rows - 1).end;
         return (item.end_key - item.first_key + kSpan) * (item.num_rows + kReadCost);
     }
 
@@ -102,12 +105,12 @@ private:
         const int64_t num_rows = rows_of(sequence);
         int64_t cost = 0;
         Item item{};
-        for (item.first_row = 0; item.first_row < num_rows; item.first_row += kMaxItemRows) cost += find_item(sequence, num_rows, item);
+        for (item.first_row = 0; item.first_row < num_rows; item.first_row += item_rows_) cost += find_item(sequence, num_rows, item);
         return cost * call_.cache.num_kv_heads;
     }
 
     const AttentionCall& call_;
-    int64_t group_;
+    int64_t group_, item_rows_;
     int64_t begin_ = 0, end_ = 0, before_ = 0;
     int64_t sequence_ = 0, kv_head_ = 0, row_ = 0, num_rows_ = 0;
 };
