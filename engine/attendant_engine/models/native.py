@@ -18,7 +18,7 @@ from attendant_engine.heads.classification import (
     PoolerClassification,
 )
 from attendant_engine.heads.language_model import LanguageModel, TiedLanguageModel
-from attendant_engine.kernels.cpu.calls import Activation, OpKind, Step, WeightFormat
+from attendant_engine.kernels.cpu.calls import Activation, Step, WeightFormat
 from attendant_engine.kernels.cpu.executor import Program
 from attendant_engine.kernels.cpu.library import KernelLibrary, load_library
 from attendant_engine.kernels.cpu.linear import NativeLinear
@@ -65,9 +65,13 @@ class NativeTrunk:
         """Return the final hidden states ``[T, E]`` float32, which the next call overwrites."""
         return self._program.run(self._prepare(inputs))
 
-    def profile(self, inputs: ModelInputs) -> tuple[torch.Tensor, list[tuple[OpKind, float]]]:
-        """Return the hidden states, and the seconds of each operation in order."""
+    def profile(self, inputs: ModelInputs) -> list[tuple[str, float]]:
+        """Run a step; return the name and the seconds of each operation in order."""
         return self._program.run_timed(self._prepare(inputs))
+
+    def hidden(self, num_tokens: int) -> torch.Tensor:
+        """Return the first ``num_tokens`` rows of the last step's hidden states."""
+        return self._program.hidden[:num_tokens]
 
     def _prepare(self, inputs: ModelInputs) -> Step:
         metadata, step = inputs.attention, self._step

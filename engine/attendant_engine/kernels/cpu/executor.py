@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from attendant_engine.kernels.cpu.arena import Arena, Value, round_up
-from attendant_engine.kernels.cpu.calls import CacheView, Format, Op, OpKind, Step
+from attendant_engine.kernels.cpu.calls import CacheView, Format, Op, Step
 from attendant_engine.kernels.cpu.library import KernelLibrary
 from attendant_engine.kernels.cpu.operations import Operation
 
@@ -56,9 +56,19 @@ class Program:
         self._handle: int = handle
 
     @property
+    def operations(self) -> Sequence[Operation]:
+        """What it runs, in order."""
+        return self._operations
+
+    @property
     def num_bytes(self) -> int:
         """Memory beside weights and the caches attached."""
         return (0 if self._arena is None else self._arena.num_bytes) + sum(tensor.nbytes for tensor in self._own_memory)
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """The output's rows ``[capacity, E]`` float32, of which the last run wrote the first."""
+        return self._hidden
 
     def reserve(self, num_tokens: int) -> None:
         """Have memory for steps of ``num_tokens``."""
@@ -106,11 +116,10 @@ class Program:
         """Run one step, for which memory is reserved and a cache attached; return float32 rows ``[T, E]``, valid until the next run."""
         return self._run(step, None)
 
-    def run_timed(self, step: Step) -> tuple[torch.Tensor, list[tuple[OpKind, float]]]:
-        """Run one step; return its rows, and the seconds that each operation took."""
-        hidden = self._run(step, ctypes.addressof(self._op_ns))
-        kinds = (operation.kind for operation in self._operations)
-        return hidden, [(kind, op_ns * 1e-9) for kind, op_ns in zip(kinds, self._op_ns, strict=True)]
+    def run_timed(self, step: Step) -> list[tuple[str, float]]:
+        """Run one step; return each operation's name, and the seconds from when it began until every thread had done it."""
+        self._run(step, ctypes.addressof(self._op_ns))
+        return [(operation.name, op_ns * 1e-9) for operation, op_ns in zip(self._operations, self._op_ns, strict=True)]
 
     def _run(self, step: Step, op_ns: int | None) -> torch.Tensor:
         if self._library.c.attendant_program_run(self._handle, ctypes.addressof(step), op_ns) != 0:

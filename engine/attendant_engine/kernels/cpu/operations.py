@@ -46,6 +46,7 @@ class EmbedOperation:
     positions: torch.Tensor | None
     types: torch.Tensor | None
     kind: ClassVar = OpKind.EMBED
+    name: ClassVar = "embed"
     call: EmbedCall = field(default_factory=EmbedCall)
 
     def __post_init__(self) -> None:
@@ -92,6 +93,7 @@ class NormOperation:
     bias: torch.Tensor | None
     eps: float
     kind: ClassVar = OpKind.NORM
+    name: ClassVar = "norm"
     call: NormCall = field(default_factory=NormCall)
 
     def __post_init__(self) -> None:
@@ -138,6 +140,11 @@ class LinearOperation:
         self.call.weight, self.call.activation = self.weight.handle, self.activation
 
     @property
+    def name(self) -> str:
+        """Its shape."""
+        return f"linear {self.weight.num_inputs} x {self.weight.num_outputs}"
+
+    @property
     def reads(self) -> tuple[Value, ...]:
         """Its input and what is added to its output."""
         return (self.x,) if self.residual is None else (self.x, self.residual)
@@ -182,6 +189,7 @@ class CacheWriteOperation:
     cache: CacheView
     rotary: Rotary | None
     kind: ClassVar = OpKind.WRITE_CACHE
+    name: ClassVar = "write cache"
     call: CacheWriteCall = field(default_factory=CacheWriteCall)
 
     def __post_init__(self) -> None:
@@ -222,6 +230,7 @@ class AttentionOperation:
     cache: CacheView
     scale: float
     kind: ClassVar = OpKind.ATTENTION
+    name: ClassVar = "attention"
     call: AttentionCall = field(default_factory=AttentionCall)
 
     def __post_init__(self) -> None:
