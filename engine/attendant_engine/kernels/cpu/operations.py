@@ -156,9 +156,9 @@ class LinearOperation:
 
     @property
     def _is_converted(self) -> bool:
-        """Kernels take the weight's own input format as it is, if rows are whole steps of four bytes."""
-        row_bytes = self.x.width * ITEM_BYTES[self.x.format]
-        return self.x.format is not INPUT_FORMATS[self.weight.weight_format] or row_bytes % 4 != 0
+        """Kernels take the weight's own input format as it is, if rows are whole steps of four bytes; for int4 they group it."""
+        row_bytes, weight_format = self.x.width * ITEM_BYTES[self.x.format], self.weight.weight_format
+        return weight_format is WeightFormat.I4 or self.x.format is not INPUT_FORMATS[weight_format] or row_bytes % 4 != 0
 
     def wanted_format(self, value: Value) -> Format:
         """The weight's own, for the input alone."""

@@ -121,15 +121,42 @@ void pack_int8_block(const float tile[kPanel][kBlock], const float* inverse, cha
             }
 }
 
+// The scale of a group of 32: of some that let the largest value, whatever its sign, lie about 8 steps below zero (or clip it
+// a little, for finer steps everywhere else), the one with the least squared error. Not a number where a value is none.
+float int4_scale(const float* values) {
+    constexpr int kCandidates = 8;
+    constexpr float kSteps[kCandidates] = {6.5f, 7.0f, 7.5f, 8.0f, 8.5f, 9.0f, 9.5f, 10.0f};
+    constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23: a sum with it has no room for a fraction
+    const float largest = largest_magnitude(values, kInt4Group, 0.0f);
+    if (!(largest > 1e-30f)) return largest;  // also not a number
+    float extreme = 0;
+    for (int64_t i = 0; i < kInt4Group; i++) extreme = std::fabs(values[i]) > std::fabs(extreme) ? values[i] : extreme;
+    float scales[kCandidates], inverses[kCandidates], errors[kCandidates] = {};
+    for (int c = 0; c < kCandidates; c++) {
+        scales[c] = from_bf16(to_bf16(-extreme / kSteps[c]));
+        inverses[c] = 1.0f / scales[c];
+    }
+    for (int64_t i = 0; i < kInt4Group; i++)
+        for (int c = 0; c < kCandidates; c++) {
+            float steps = values[i] * inverses[c];
+            steps = steps < -8.0f ? -8.0f : steps > 7.0f ? 7.0f : steps;
+            const float difference = (steps + kRounding - kRounding) * scales[c] - values[i];
+            errors[c] += difference * difference;
+        }
+    int best = 0;
+    for (int c = 1; c < kCandidates; c++) best = errors[c] < errors[best] ? c : best;
+    return scales[best];
+}
+
 // One group of 32 k from `k` of the tile on.
 void pack_int4_group(const float tile[kPanel][kBlock], int64_t k, char* out) {
     auto* bytes = reinterpret_cast<uint8_t*>(out);
     auto* scales = reinterpret_cast<uint16_t*>(out + kPanel * kInt4Group / 2);
     for (int64_t column = 0; column < kPanel; column++) {
         const float* values = tile[column] + k;
-        scales[column] = to_bf16(largest_magnitude(values, kInt4Group, 0.0f) / 7.0f);
+        scales[column] = to_bf16(int4_scale(values));
         const float scale = from_bf16(scales[column]);
-        const float inverse = scale > 1e-37f ? 1.0f / scale : 0.0f;
+        const float inverse = std::fabs(scale) > 1e-37f ? 1.0f / scale : 0.0f;
         for (int64_t i = 0; i < kInt4Group; i++) {
             int value = round_to_int(values[i] * inverse);
             value = value < -8 ? -8 : value > 7 ? 7 : value;
