@@ -1,0 +1,140 @@
+"""A row of logits has the same bits whatever shares its batch, its step, its cache and its threads.
+
+Every test lives through cases that must not matter on one model, and the oracle compares all of them with each other:
+see ``oracle``. ``python -m benchmarks.bit_equality`` does the same thousands of times.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+
+import pytest
+
+from attendant_engine.kernels.cpu.library import InstructionSet, load_library
+from attendant_engine.types import EngineRequest, GenerationRequest
+from tests.engine.bit_equality import checkpoints
+from tests.engine.bit_equality.cases import BLOCK_SIZES, Case, Outcome, Requests, Subject, Variant, random_case
+
+NUM_REQUESTS = 20
+NUM_RANDOM_CASES = 4
+
+pytestmark = pytest.mark.skipif(load_library() is None, reason="the CPU kernels are not built, or not for this processor")
+
+_VARIANTS = [
+    ("gpt2", "float32", "none", InstructionSet.AVX512_BF16),
+    ("gpt2", "float32", "none", InstructionSet.AVX2),
+    ("gpt2", "bfloat16", "int8", InstructionSet.AVX512_BF16),
+    ("gpt2", "float32", "int8", InstructionSet.AVX2),
+    ("llama", "float32", "none", InstructionSet.AVX512),
+    ("llama", "bfloat16", "none", InstructionSet.AVX512_BF16),
+    ("llama", "bfloat16", "none", InstructionSet.AVX2),
+    ("llama", "bfloat16", "int4", InstructionSet.AVX512_BF16),
+    ("bert", "float32", "none", InstructionSet.AVX512_BF16),
+    ("bert", "bfloat16", "int8", InstructionSet.AVX2),
+    ("bert-classifier", "bfloat16", "none", InstructionSet.AVX512_BF16),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model whose oracle has seen each of ``requests`` alone; ``alone`` are the answers then."""
+
+    subject: Subject
+    requests: Requests
+    alone: dict[tuple[str, int], tuple[float, ...]]
+
+    def check(self, case: Case) -> Outcome:
+        """Live through a case; nothing in it may differ from any other life of this model."""
+        before = self.subject.oracle.num_compared
+        outcome = self.subject.run(case)
+        assert self.subject.oracle.num_compared > before
+        assert not self.subject.oracle.mismatches
+        assert all(self.alone[key] == answer for key, answer in outcome.answers.items())
+        return outcome
+
+    def case(self, **settings: int) -> Case:
+        """All requests at once, with a cache that has room for all."""
+        case = Case(arrivals=tuple((0, request) for request in self.requests.all), num_blocks=1000)
+        return replace(case, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=_VARIANTS, ids=lambda v: f"{v[0]}-{v[1]}-{v[2]}-{v[3].name.lower()}")
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    name, dtype, quantization, instruction_set = request.param
+    library = load_library()
+    assert library is not None
+    before, num_threads = library.instruction_set, library.num_threads
+    if not library.force_instruction_set(instruction_set):
+        pytest.skip(f"this processor lacks {instruction_set.name}")
+    checkpoint = checkpoints.write(name, tmp_path_factory.mktemp(name))
+    subject = Subject(Variant(checkpoint=checkpoint, dtype=dtype, quantization=quantization, instruction_set=instruction_set))
+    is_decoder = name in checkpoints.DECODERS
+    requests = Requests(random.Random(name), count=NUM_REQUESTS, is_decoder=is_decoder, has_labels=name == "bert-classifier")
+    alone = {key: answer for one in requests.all for key, answer in subject.run(Requests.alone(one)).answers.items()}
+    yield Served(subject, requests, alone)
+    library.force_instruction_set(before)
+    library.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def decoder(served: Served) -> Served:
+    """What follows is about caches and steps, which texts that are computed whole do not have."""
+    if not isinstance(served.requests.all[0], GenerationRequest):
+        pytest.skip("an encoder computes a text whole")
+    return served
+
+
+@pytest.mark.parametrize("max_num_seqs", [2, 5, 64])
+def test_alone_and_in_a_batch(served: Served, max_num_seqs: int) -> None:
+    outcome = served.check(served.case(max_num_seqs=max_num_seqs))
+    assert 2 <= outcome.max_sequences_of_step <= max_num_seqs
+
+
+def test_in_a_batch_of_256(served: Served) -> None:
+    copies, names = [], count()
+    alone = dict(served.alone)
+    for _ in range(256 // NUM_REQUESTS + 1):
+        for request in served.requests.all:
+            copies.append(copy := replace(request, request_id=f"copy {next(names)}"))
+            alone |= {(copy.request_id, index): served.alone[request.request_id, index] for index in range(_num_answers(request))}
+    case = served.case(max_num_seqs=256, num_blocks=256 * 13, max_batch_tokens=20_000)
+    outcome = replace(served, alone=alone).check(replace(case, arrivals=tuple((0, copy) for copy in copies[:256])))
+    assert outcome.max_sequences_of_step >= 200
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_on_any_number_of_threads(served: Served, num_threads: int) -> None:
+    served.check(served.case(num_threads=num_threads, max_num_seqs=7))
+
+
+@pytest.mark.parametrize("max_batch_tokens", [2, 19, 67])
+def test_in_chunks_of_any_size(decoder: Served, max_batch_tokens: int) -> None:
+    case = decoder.case(max_batch_tokens=max_batch_tokens)
+    outcome = decoder.check(replace(case, arrivals=case.arrivals[: 2 + max_batch_tokens // 4]))
+    assert outcome.num_chunks > 0
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_in_blocks_of_any_size(decoder: Served, block_size: int) -> None:
+    decoder.check(decoder.case(block_size=block_size))
+
+
+def test_computed_again_after_a_preemption(decoder: Served) -> None:
+    outcome = decoder.check(decoder.case(num_blocks=20, max_batch_tokens=300))
+    assert outcome.num_preemptions > 0
+
+
+def test_behind_a_prefix_from_the_cache(decoder: Served) -> None:
+    outcome = decoder.check(decoder.case(enable_prefix_caching=True, max_num_seqs=3, block_size=16))
+    assert outcome.num_cached_tokens > 0
+
+
+@pytest.mark.parametrize("number", range(NUM_RANDOM_CASES))
+def test_in_any_life(served: Served, number: int) -> None:
+    case = random_case(random.Random(number), served.requests, max_requests=NUM_REQUESTS, max_steps=60)
+    served.check(replace(case, num_threads=min(case.num_threads, 2)))
+
+
+def _num_answers(request: EngineRequest) -> int:
+    return request.n if isinstance(request, GenerationRequest) else 1
