@@ -24,7 +24,9 @@ VOCAB_SIZE = 211
 def gpt2() -> GPT2LMHeadModel:
     """Tied head, learned positions, heads of 24; an inner sum of 840."""
     return GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCAB_SIZE, n_positions=MAX_POSITIONS, n_embd=72, n_layer=2, n_head=3, n_inner=840, bos_token_id=0, eos_token_id=0)
+        GPT2Config(
+            vocab_size=VOCAB_SIZE, n_positions=MAX_POSITIONS, n_embd=72, n_layer=2, n_head=3, n_inner=840, bos_token_id=0, eos_token_id=0
+        )
     )
 
 
@@ -55,7 +57,6 @@ def _bert_config() -> BertConfig:
         num_attention_heads=5,
         intermediate_size=168,
         max_position_embeddings=MAX_POSITIONS,
-        num_labels=3,
     )
 
 
@@ -66,7 +67,9 @@ def bert() -> BertModel:
 
 def bert_classifier() -> BertForSequenceClassification:
     """The same with three labels."""
-    return BertForSequenceClassification(_bert_config())
+    config = _bert_config()
+    config.num_labels = 3
+    return BertForSequenceClassification(config)
 
 
 DECODERS: dict[str, Callable[[], PreTrainedModel]] = {"gpt2": gpt2, "llama": llama}

@@ -56,7 +56,7 @@ class Recorder:
 
     def __init__(self, oracle: BitOracle) -> None:
         self._oracle = oracle
-        self._chains: dict[int, list[int]] = {}
+        self._chains: dict[tuple[str, int], list[int]] = {}
         self.step = ScheduledStep()
 
     def saw_hidden(self, inputs: ModelInputs, hidden: torch.Tensor) -> None:
@@ -72,7 +72,8 @@ class Recorder:
         prefixes: list[int] = []
         for item, chunk, first in zip(self.step.sequences, chunks, bounds, strict=False):
             start = int(inputs.positions[first])
-            key = self._chain(id(item.sequence), item.sequence.token_ids, start)
+            sequence = item.sequence
+            key = self._chain((sequence.state.request_id, sequence.index), sequence.token_ids, start)
             for token_id in chunk:
                 key = hash((key, token_id))
                 prefixes.append(key)
@@ -82,7 +83,7 @@ class Recorder:
         """Take the head's output for rows of hidden states."""
         self._oracle.check("logits", fingerprints(hidden), logits)
 
-    def _chain(self, sequence: int, token_ids: Sequence[int], length: int) -> int:
+    def _chain(self, sequence: tuple[str, int], token_ids: Sequence[int], length: int) -> int:
         """Return the key of the first ``length`` tokens of a sequence, whose tokens are only ever added to."""
         keys = self._chains.setdefault(sequence, [0])
         while len(keys) <= length:

@@ -12,7 +12,7 @@ from itertools import count
 import pytest
 
 from attendant_engine.kernels.cpu.library import InstructionSet, load_library
-from attendant_engine.types import EngineRequest, GenerationRequest
+from attendant_engine.types import EngineRequest, GenerationRequest, SamplingParams
 from tests.engine.bit_equality import checkpoints
 from tests.engine.bit_equality.cases import BLOCK_SIZES, Case, Outcome, Requests, Subject, Variant, random_case
 
@@ -21,7 +21,9 @@ NUM_RANDOM_CASES = 4
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the CPU kernels are not built, or not for this processor")
 
-_VARIANTS = [
+_Names = tuple[str, str, str, InstructionSet]
+
+_DECODERS: list[_Names] = [
     ("gpt2", "float32", "none", InstructionSet.AVX512_BF16),
     ("gpt2", "float32", "none", InstructionSet.AVX2),
     ("gpt2", "bfloat16", "int8", InstructionSet.AVX512_BF16),
@@ -29,11 +31,22 @@ _VARIANTS = [
     ("llama", "float32", "none", InstructionSet.AVX512),
     ("llama", "bfloat16", "none", InstructionSet.AVX512_BF16),
     ("llama", "bfloat16", "none", InstructionSet.AVX2),
-    ("llama", "bfloat16", "int4", InstructionSet.AVX512_BF16),
+]
+_ENCODERS: list[_Names] = [
     ("bert", "float32", "none", InstructionSet.AVX512_BF16),
     ("bert", "bfloat16", "int8", InstructionSet.AVX2),
     ("bert-classifier", "bfloat16", "none", InstructionSet.AVX512_BF16),
 ]
+
+
+def _of(variants: list[_Names]) -> pytest.MarkDecorator:
+    ids = [f"{name}-{dtype}-{quantization}-{isa.name.lower()}" for name, dtype, quantization, isa in variants]
+    return pytest.mark.parametrize("served", variants, indirect=True, ids=ids, scope="module")
+
+
+of_any_model = _of(_DECODERS + _ENCODERS)
+# What is about caches and chunks: an encoder computes a text whole.
+of_decoders = _of(_DECODERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +72,7 @@ class Served:
         return replace(case, **settings)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=_VARIANTS, ids=lambda v: f"{v[0]}-{v[1]}-{v[2]}-{v[3].name.lower()}")
+@pytest.fixture(scope="module")
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     name, dtype, quantization, instruction_set = request.param
     library = load_library()
@@ -77,20 +90,14 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     library.set_num_threads(num_threads)
 
 
-@pytest.fixture
-def decoder(served: Served) -> Served:
-    """What follows is about caches and steps, which texts that are computed whole do not have."""
-    if not isinstance(served.requests.all[0], GenerationRequest):
-        pytest.skip("an encoder computes a text whole")
-    return served
-
-
+@of_any_model
 @pytest.mark.parametrize("max_num_seqs", [2, 5, 64])
 def test_alone_and_in_a_batch(served: Served, max_num_seqs: int) -> None:
     outcome = served.check(served.case(max_num_seqs=max_num_seqs))
     assert 2 <= outcome.max_sequences_of_step <= max_num_seqs
 
 
+@of_any_model
 def test_in_a_batch_of_256(served: Served) -> None:
     copies, names = [], count()
     alone = dict(served.alone)
@@ -103,33 +110,54 @@ def test_in_a_batch_of_256(served: Served) -> None:
     assert outcome.max_sequences_of_step >= 200
 
 
+@of_any_model
 @pytest.mark.parametrize("num_threads", [2, 3])
 def test_on_any_number_of_threads(served: Served, num_threads: int) -> None:
     served.check(served.case(num_threads=num_threads, max_num_seqs=7))
 
 
+@of_decoders
 @pytest.mark.parametrize("max_batch_tokens", [2, 19, 67])
-def test_in_chunks_of_any_size(decoder: Served, max_batch_tokens: int) -> None:
-    case = decoder.case(max_batch_tokens=max_batch_tokens)
-    outcome = decoder.check(replace(case, arrivals=case.arrivals[: 2 + max_batch_tokens // 4]))
+def test_in_chunks_of_any_size(served: Served, max_batch_tokens: int) -> None:
+    case = served.case(max_batch_tokens=max_batch_tokens)
+    outcome = served.check(replace(case, arrivals=case.arrivals[: 2 + max_batch_tokens // 4]))
     assert outcome.num_chunks > 0
 
 
+@of_decoders
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-def test_in_blocks_of_any_size(decoder: Served, block_size: int) -> None:
-    decoder.check(decoder.case(block_size=block_size))
+def test_in_blocks_of_any_size(served: Served, block_size: int) -> None:
+    served.check(served.case(block_size=block_size))
 
 
-def test_computed_again_after_a_preemption(decoder: Served) -> None:
-    outcome = decoder.check(decoder.case(num_blocks=20, max_batch_tokens=300))
+@of_decoders
+def test_computed_again_after_a_preemption(served: Served) -> None:
+    outcome = served.check(served.case(num_blocks=20, max_batch_tokens=300))
     assert outcome.num_preemptions > 0
 
 
-def test_behind_a_prefix_from_the_cache(decoder: Served) -> None:
-    outcome = decoder.check(decoder.case(enable_prefix_caching=True, max_num_seqs=3, block_size=16))
+@of_decoders
+def test_behind_a_prefix_from_the_cache(served: Served) -> None:
+    outcome = served.check(served.case(enable_prefix_caching=True, max_num_seqs=3, block_size=16))
     assert outcome.num_cached_tokens > 0
 
 
+@of_decoders
+def test_with_guesses_verified_in_one_pass(served: Served) -> None:
+    params = SamplingParams(max_tokens=64, temperature=0.0, ignore_eos=True)
+    prompts = [request.prompt_token_ids for request in served.requests.all[:8]]
+    looping = [
+        GenerationRequest(request_id=f"loop {place}", prompt_token_ids=prompt, params=params) for place, prompt in enumerate(prompts)
+    ]
+    plain = [served.subject.run(Requests.alone(request)).answers for request in looping]
+    alone = {key: answer for answers in plain for key, answer in answers.items()}
+    case = served.case(max_num_seqs=4)
+    case = replace(case, arrivals=tuple((0, request) for request in looping), speculation="ngram")
+    outcome = replace(served, alone=alone).check(case)
+    assert outcome.num_accepted_guesses > 0
+
+
+@of_any_model
 @pytest.mark.parametrize("number", range(NUM_RANDOM_CASES))
 def test_in_any_life(served: Served, number: int) -> None:
     case = random_case(random.Random(number), served.requests, max_requests=NUM_REQUESTS, max_steps=60)
