@@ -93,7 +93,8 @@ class Worker:
             self._process.kill()
             code = self._process.wait()
         last = next((line for line in reversed(self._log.read_text(errors="replace").splitlines()) if line.strip()), "it said nothing")
-        return WorkerError(f"its process ended with code {code}: {last[:200]}", is_fatal=True)
+        how = f"code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        return WorkerError(f"its process ended with {how}: {last[:200]}", is_fatal=True)
 
     def _hold(self) -> None:
         """Stop the process and wait until it stands still (or has ended, which the next call reports)."""

@@ -66,6 +66,7 @@ def _random_bert(shape: Shape) -> Any:
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
+    extra: Any = {"position_embedding_type": "absolute"}  # CTranslate2's converter asks for a key that transformers knows no more
     config = BertConfig(
         hidden_size=shape.hidden,
         num_hidden_layers=shape.num_layers,
@@ -73,6 +74,7 @@ def _random_bert(shape: Shape) -> Any:
         intermediate_size=shape.intermediate,
         vocab_size=shape.num_vocab,
         max_position_embeddings=shape.max_positions,
+        **extra,
     )
     return BertModel(config, add_pooling_layer=False)
 
