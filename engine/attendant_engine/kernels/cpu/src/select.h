@@ -110,7 +110,7 @@ inline float find_exactly(const float* x, int64_t n, const Enough& enough, Searc
 // found. `buffer` has room for n numbers and a vector.
 template <typename Enough>
 inline float find_cut(const float* x, int64_t n, const Enough& enough, float* buffer) {
-    constexpr int64_t kFew = 1024;
+    constexpr int64_t kFew = 1024, kBlock = 512;
     constexpr float kWidest = 24.0f;  // what lies further below the largest is one bin
     Search search;
     if (n <= kFew) return find_exactly(x, n, enough, search);
@@ -131,20 +131,17 @@ inline float find_cut(const float* x, int64_t n, const Enough& enough, float* bu
 
     double bins[kMaxBins];
     for (int bin = 0; bin < kMaxBins; bin++) bins[bin] = 0;
-    alignas(64) float weights[kWidth];
-    alignas(64) int32_t lanes[kWidth];
-    int64_t i = 0;
-    for (; i + kWidth <= n; i += kWidth) {
-        const Vec a = load(x + i);
-        store(weights, enough.weigh(a));
-        store_int(lanes, bin_of(a));
-        for (int lane = 0; lane < kWidth; lane++) bins[lanes[lane]] += weights[lane];
-    }
-    if (i < n) {
-        const Vec a = load_tail(x + i, n - i);
-        store(weights, enough.weigh(a));
-        store_int(lanes, bin_of(a));
-        for (int64_t lane = 0; lane < n - i; lane++) bins[lanes[lane]] += weights[lane];
+    // In blocks, so that a number is read long after the vector that holds it was written.
+    alignas(64) float weights[kBlock];
+    alignas(64) int32_t places[kBlock];
+    for (int64_t begin = 0; begin < n; begin += kBlock) {
+        const int64_t count = n - begin < kBlock ? n - begin : kBlock;
+        for (int64_t i = 0; i < count; i += kWidth) {
+            const Vec a = load_tail(x + begin + i, count - i < kWidth ? count - i : kWidth);
+            store(weights + i, enough.weigh(a));
+            store_int(places + i, bin_of(a));
+        }
+        for (int64_t i = 0; i < count; i++) bins[places[i]] += weights[i];
     }
     double total = 0;
     for (int bin = 0; bin < kMaxBins; bin++) total += bins[bin];
