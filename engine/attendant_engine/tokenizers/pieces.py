@@ -34,11 +34,20 @@ class Pieces:
 
     def __init__(self, rules: tuple[Rule, ...], *, stripped: str = " ", num_stripped: int = 0) -> None:
         self._rules = rules
+        self._known: dict[str, bytes] = {}  # of tokens inside a text: at most the vocabulary
         self.stripped = stripped
         self.num_stripped = num_stripped
 
     def bytes_of(self, token: str, is_first: bool) -> bytes:
         """Return the bytes that ``token`` adds to a text."""
+        if is_first:
+            return self._apply_rules(token, is_first)
+        known = self._known.get(token)
+        if known is None:
+            known = self._known[token] = self._apply_rules(token, is_first)
+        return known
+
+    def _apply_rules(self, token: str, is_first: bool) -> bytes:
         piece: str | bytes = token
         for rule in self._rules:
             if isinstance(piece, bytes):

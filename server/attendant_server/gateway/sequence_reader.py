@@ -65,6 +65,11 @@ class SequenceReader:
         Raises ``ServingError`` when the sequence ended in an error.
         """
         raise_if_failed(output)
+        if output.finish_reason is None and output.logprobs is None and not self._matcher.is_needed and self._num_top is None:
+            self.num_tokens += len(output.token_ids)
+            text = self._decoder.push(output.token_ids)
+            self._offset += len(text)
+            return Piece(text=text, token_ids=output.token_ids)
         texts: list[str] = []
         positions: list[PositionLogprobs] = []
         num_kept = 0

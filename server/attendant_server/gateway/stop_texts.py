@@ -25,6 +25,11 @@ class StopMatcher:
         self._max_held = max((len(stop) for stop in self._stop_texts), default=1) - 1
         self._held = ""
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anything to watch for."""
+        return bool(self._stop_texts)
+
     def push(self, piece: str) -> Matched:
         """Take a piece of text; return what may be shown now and whether a stop text is complete."""
         if not self._stop_texts:

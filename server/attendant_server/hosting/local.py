@@ -30,6 +30,9 @@ from attendant_server.logging import configure_logging
 _LAST_WORDS_S = 1.0
 """For the answers to calls that were cut short."""
 
+_SWITCH_INTERVAL_S = 0.0005
+"""How long an engine's thread may wait for the interpreter when it returns from a kernel; Python's own 5 ms is much of a step."""
+
 
 class StartError(Exception):
     """The server cannot start; the message is for the operator."""
@@ -38,6 +41,7 @@ class StartError(Exception):
 def run_local(settings: Settings) -> int:
     """Serve until a signal asks for the end. Return the exit code: 0 after a drain, 1 after a sentence that says why not."""
     configure_logging(log_format=settings.log_format, level=settings.log_level)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings))

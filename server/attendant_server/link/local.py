@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from attendant_engine.engine import Engine
+from attendant_engine.machine import available_cores
 from attendant_engine.stats import StepOutput
 from attendant_engine.types import EngineRequest, ModelInfo
 from attendant_engine.worker import EngineWorker, WorkerState
 from attendant_server.errors import ServingError
 from attendant_server.link.base import HANG_LIMIT_S, NOT_READY_TEXTS, OutputSink, ReplicaLoad
+from attendant_server.link.pacing import Pacer
 from attendant_server.link.sinks import SinkTable
 from attendant_server.metrics import ReplicaMetrics
 
@@ -70,6 +72,7 @@ class LocalLink:
         self._hang_limit_s = hang_limit_s
         self._loop = asyncio.get_running_loop()
         self._sinks = SinkTable()
+        self._pacer = Pacer(self._sinks.dispatch, num_cores=available_cores())
         self._load = ReplicaLoad()
         self._is_loaded = asyncio.Event()
         self._watch: asyncio.TimerHandle | None = None
@@ -163,11 +166,13 @@ class LocalLink:
         self._is_closed = True
         if self._watch is not None:
             self._watch.cancel()
+        self._pacer.flush()
         self._sinks.fail_all(NOT_READY_TEXTS["stopped"])
         await asyncio.to_thread(self._worker.stop, 10.0)
 
     def _keep_watch(self) -> None:
         if self.is_hung:
+            self._pacer.flush()
             self._sinks.fail_all(self.status)
         self._watch = self._loop.call_later(min(1.0, self._hang_limit_s / 4), self._keep_watch)
 
@@ -185,13 +190,13 @@ class LocalLink:
             num_running=stats.num_running, num_waiting=stats.num_waiting, kv_cache_usage_ratio=stats.kv_cache_usage_ratio
         )
         self._metrics.observe_step(step)
-        for output in step.outputs:
-            self._sinks.dispatch(output)
+        self._pacer.add(step.outputs)
 
     def _on_state(self, state: WorkerState) -> None:
         if state == "ready":
             self._metrics.loaded(self._worker.engine.info, self._worker.engine.load_stats)
         if state in ("failed", "stopped"):
+            self._pacer.flush()
             self._sinks.fail_all(NOT_READY_TEXTS[state])
         if state != "loading":
             self._is_loaded.set()

@@ -32,6 +32,11 @@ class PendingOutputs:
         slots, self._slots = self._slots, {}
         return [slot.merged() if isinstance(slot, _Merge) else slot for slot in slots.values()]
 
+    def take_one(self, like: EngineOutput) -> EngineOutput:
+        """Hand over what waits of the sequence that ``like``, which was added, belongs to."""
+        slot = self._slots.pop((like.request_id, like.index if isinstance(like, SequenceOutput) else 0))
+        return slot.merged() if isinstance(slot, _Merge) else slot
+
     def discard(self, request_id: str) -> None:
         """Forget what waits for a request that was aborted."""
         for key in [key for key in self._slots if key[0] == request_id]:
