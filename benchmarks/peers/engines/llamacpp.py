@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python's low-level interface: one context, a sequence id a prompt, batches by hand.
+"""llama.cpp through llama-cpp-python's low-level interface: a context, a sequence id a prompt, batches by hand.
 
 A cache of its own for every sequence (not unified), in llama.cpp's default type; the next token is the greatest logit.
 Prompts are computed in batches of about 512 tokens, one at a time where only first tokens are wanted; decoding takes one
@@ -16,11 +16,12 @@ from benchmarks.peers.engines.base import Answer, Setup, UnsupportedError
 
 _BATCH_TOKENS = 2048
 _PROMPT_BATCH_TOKENS = 512
+_CACHE_STEP = 256
 _MAX_SEQUENCES = 256
 
 
 class LlamaCpp:
-    """One model and one context."""
+    """One model, a context for one sequence and one for many."""
 
     def __init__(self, setup: Setup) -> None:
         llama_cpp.llama_backend_init()
@@ -31,22 +32,14 @@ class LlamaCpp:
         self._model = llama_cpp.llama_load_model_from_file(str(setup.path / "model.gguf").encode(), model_params)
         if not self._model:
             raise RuntimeError("llama.cpp did not load the model")
-        params = llama_cpp.llama_context_default_params()
-        sequences = setup.load.max_sequences
-        if sequences > _MAX_SEQUENCES:
-            raise UnsupportedError(f"llama.cpp takes at most {_MAX_SEQUENCES} sequences in one context")
-        params.n_seq_max = sequences
-        params.n_ctx = sequences * (-(-setup.load.max_tokens // 256) * 256)
-        params.n_batch = _BATCH_TOKENS
-        params.n_threads = params.n_threads_batch = setup.num_threads
-        self._context = llama_cpp.llama_init_from_model(self._model, params)
-        if not self._context:
-            raise RuntimeError("llama.cpp did not make a context")
-        self._num_vocab = setup.num_vocab
+        self._setup = setup
+        self._contexts: dict[tuple[int, int], Any] = {}
+        self._context: Any = None
         self._batch = llama_cpp.llama_batch_init(_BATCH_TOKENS, 0, 1)
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
         """Answer all prompts, which arrive at once."""
+        self._context = self._context_for(len(prompts), len(prompts[0]) + new_tokens)
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
         answers = [Answer() for _ in prompts]
         num_together = 1 if new_tokens == 1 else max(1, _PROMPT_BATCH_TOKENS // len(prompts[0]))
@@ -61,6 +54,22 @@ class LlamaCpp:
             for answer, token_id in zip(answers, token_ids, strict=True):
                 answer.add(token_id, now_s)
         return answers
+
+    def _context_for(self, num_sequences: int, num_tokens: int) -> Any:
+        """Return the context for one sequence or for many, of this length; made once, as the load says how many at most."""
+        most = 1 if num_sequences == 1 else self._setup.load.max_sequences
+        if most > _MAX_SEQUENCES:
+            raise UnsupportedError(f"llama.cpp takes at most {_MAX_SEQUENCES} sequences in one context")
+        length = -(-num_tokens // _CACHE_STEP) * _CACHE_STEP
+        if (most, length) not in self._contexts:
+            params = llama_cpp.llama_context_default_params()
+            params.n_seq_max, params.n_ctx, params.n_batch = most, most * length, _BATCH_TOKENS
+            params.n_threads = params.n_threads_batch = self._setup.num_threads
+            context = llama_cpp.llama_init_from_model(self._model, params)
+            if not context:
+                raise RuntimeError("llama.cpp did not make a context")
+            self._contexts[most, length] = context
+        return self._contexts[most, length]
 
     def _begin(self, prompts: list[list[int]], start: int, answers: list[Answer]) -> None:
         """Compute these prompts, the first of them that of sequence ``start``, and note their first tokens."""
@@ -89,11 +98,11 @@ class LlamaCpp:
         if code != 0:
             raise RuntimeError(f"llama_decode returned {code}")
         pointer = llama_cpp.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(pointer, shape=(num_outputs, self._num_vocab))
+        return np.ctypeslib.as_array(pointer, shape=(num_outputs, self._setup.num_vocab))
 
 
 def load(setup: Setup) -> LlamaCpp:
-    """Load the model and make the context."""
+    """Load the model."""
     return LlamaCpp(setup)
 
 
