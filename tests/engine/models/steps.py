@@ -53,6 +53,12 @@ class PagedSequences:
         self._table = order.view(num_sequences, width).int()
         self._lengths = [0] * num_sequences
 
+    def spoil(self, sequence: int) -> None:
+        """Fill a sequence's blocks with what is not a number."""
+        for cache in self._caches:
+            cache.key[self._table[sequence].long()] = float("nan")
+            cache.value[self._table[sequence].long()] = float("nan")
+
     def step(self, new_tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return ``[T, E]``; every sequence must get at least one token."""
         query_lens = tuple(len(tokens) for tokens in new_tokens)
