@@ -21,14 +21,22 @@ def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def results_path(name: str) -> Path:
+    """Return where today's results of ``name`` go."""
+    return RESULTS / f"{_today()}-{name}.md"
+
+
 def write_results(name: str, command: str, sections: Sequence[str]) -> Path:
     """Write the sections under a heading that says when, with what command and on what processor kind they were measured."""
     RESULTS.mkdir(exist_ok=True)
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    path = RESULTS / f"{today}-{name}.md"
-    about = f"`{command}`, {today}, {_num_cpus()} cores of {_cpu_model()}, Python {platform.python_version()}."
+    path = results_path(name)
+    about = f"`{command}`, {_today()}, {_num_cpus()} cores of {_cpu_model()}, Python {platform.python_version()}."
     path.write_text("\n\n".join([f"# {name}", about, *sections]) + "\n")
     return path
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _num_cpus() -> int:

@@ -12,6 +12,7 @@ from attendant_engine.description import describe_model
 from attendant_engine.engine import Engine
 from attendant_engine.kernels.cpu.library import InstructionSet, load_library
 from attendant_engine.models.base import LoadedModel
+from attendant_engine.models.native import NativeTrunk
 from attendant_engine.plan import plan_model, torch_dtype
 from attendant_engine.sequence import ScheduledStep, StepResult
 from attendant_engine.types import EngineRequest, GenerationRequest, PooledOutput, PoolingRequest, SamplingParams, SequenceOutput
@@ -85,6 +86,7 @@ class Subject:
             attention_backend="native",
             quantization=variant.quantization,  # type: ignore[arg-type]
         )
+        assert isinstance(self._model.trunk, NativeTrunk), "torch serves this model"
 
     def run(self, case: Case) -> Outcome:
         """Live through ``case`` to its end. Raises where a request fails or the engine stops getting on."""

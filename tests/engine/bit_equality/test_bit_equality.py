@@ -31,6 +31,7 @@ _DECODERS: list[_Names] = [
     ("llama", "float32", "none", InstructionSet.AVX512),
     ("llama", "bfloat16", "none", InstructionSet.AVX512_BF16),
     ("llama", "bfloat16", "none", InstructionSet.AVX2),
+    ("llama", "bfloat16", "int4", InstructionSet.AVX512_BF16),
 ]
 _ENCODERS: list[_Names] = [
     ("bert", "float32", "none", InstructionSet.AVX512_BF16),
