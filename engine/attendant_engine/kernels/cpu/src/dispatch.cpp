@@ -6,11 +6,8 @@
 namespace attendant {
 namespace {
 
-#define ATTENDANT_KERNELS_OF(isa)                                                                                  \
-    Kernels {                                                                                                      \
-        isa::linear, isa::embed, isa::norm, isa::write_cache, isa::attention, isa::pool, isa::finite, isa::sample, \
-            isa::logprobs                                                                                          \
-    }
+#define ATTENDANT_KERNELS_OF(isa) \
+    Kernels { isa::linear, isa::embed, isa::norm, isa::write_cache, isa::attention, isa::pool, isa::finite, isa::sample, isa::logprobs }
 
 const Kernels kernel_sets[] = {Kernels{}, ATTENDANT_KERNELS_OF(avx2), ATTENDANT_KERNELS_OF(avx512), ATTENDANT_KERNELS_OF(avx512_bf16)};
 

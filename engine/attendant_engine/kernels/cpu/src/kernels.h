@@ -31,17 +31,17 @@ Isa isa_in_force();
 // False where this machine does not have `isa`. Packed weights and caches are the same for all sets.
 bool force_isa(Isa isa);
 
-#define ATTENDANT_DECLARE_KERNELS(isa)                   \
-    namespace isa {                                      \
-    void linear(const LinearCall&, Team&);               \
-    void embed(const EmbedCall&, Team&);                 \
-    void norm(const NormCall&, Team&);                   \
-    void write_cache(const CacheWriteCall&, Team&);      \
-    void attention(const AttentionCall&, Team&);         \
-    void pool(const PoolCall&, Team&);                   \
-    void finite(const FiniteCall&, Team&);               \
-    void sample(const SampleCall&, Team&);               \
-    void logprobs(const LogprobsCall&, Team&);           \
+#define ATTENDANT_DECLARE_KERNELS(isa)              \
+    namespace isa {                                 \
+    void linear(const LinearCall&, Team&);          \
+    void embed(const EmbedCall&, Team&);            \
+    void norm(const NormCall&, Team&);              \
+    void write_cache(const CacheWriteCall&, Team&); \
+    void attention(const AttentionCall&, Team&);    \
+    void pool(const PoolCall&, Team&);              \
+    void finite(const FiniteCall&, Team&);          \
+    void sample(const SampleCall&, Team&);          \
+    void logprobs(const LogprobsCall&, Team&);      \
     }
 
 ATTENDANT_DECLARE_KERNELS(avx2)

@@ -63,9 +63,8 @@ inline void for_each_vector(const NormCall& call, const float* x, Moments moment
 // In pieces through a small buffer: the row is computed twice, once for its magnitude.
 void write_quantised(const NormCall& call, const float* x, Moments moments, int64_t row) {
     Vec magnitudes = zero();
-    for_each_vector(call, x, moments, [&](int64_t, int64_t count, Vec a) {
-        magnitudes = max_magnitude(magnitudes, abs(keep_first(a, count)));
-    });
+    for_each_vector(
+        call, x, moments, [&](int64_t, int64_t count, Vec a) { magnitudes = max_magnitude(magnitudes, abs(keep_first(a, count))); });
     const float magnitude = largest_magnitude(magnitudes);
     uint8_t* out = static_cast<uint8_t*>(call.out.data) + row * call.out.stride;
     for_each_vector(call, x, moments, [&](int64_t i, int64_t count, Vec a) {

@@ -7,8 +7,8 @@
 namespace attendant::ATTENDANT_ISA {
 namespace {
 
-constexpr int64_t kSlab = 256;        // columns that one thread pools at a time
-constexpr int64_t kTokensASum = 64;   // a mean is a sum of sums of so many tokens: rounding grows by their number, not the length
+constexpr int64_t kSlab = 256;       // columns that one thread pools at a time
+constexpr int64_t kTokensASum = 64;  // a mean is a sum of sums of so many tokens: rounding grows by their number, not the length
 enum Mode : uint8_t { kMean = 0, kFirst = 1, kLast = 2 };
 
 Vec mean(const Rows& hidden, int64_t first, int64_t last, int64_t column, int64_t count) {
@@ -30,7 +30,9 @@ void pool_slab(const PoolCall& call, int64_t sequence, int64_t begin, int64_t en
     float* out = call.out + sequence * call.width;
     for (int64_t column = begin; column < end; column += kWidth) {
         const int64_t count = end - column < kWidth ? end - column : kWidth;
-        store_tail(out + column, call.modes[sequence] == kMean ? mean(call.hidden, first, last, column, count) : load_tail(row + column, count), count);
+        store_tail(
+            out + column, call.modes[sequence] == kMean ? mean(call.hidden, first, last, column, count) : load_tail(row + column, count),
+            count);
     }
 }
 
