@@ -1,4 +1,7 @@
 // Rotary positions (Su et al. 2021, rotate-half), and keys and values into the paged cache.
+//
+// Tokens that come to lie in one tile side by side are written together, one head at a time. Threads share the tokens, or
+// the heads of a few; two of them may write to one tile, so every store touches the bytes of its own positions alone.
 #include "cache_layout.h"
 #include "kernels.h"
 #include "simd.h"
@@ -7,6 +10,8 @@ namespace attendant::ATTENDANT_ISA {
 namespace {
 
 constexpr int64_t kMaxHeadDim = 256;
+constexpr int64_t kRowWords = kMaxHeadDim + 16;  // of a token's key or value in scratch: off the powers of two, which share cache sets
+constexpr int64_t kAhead = 4;                    // runs that are fetched before they are written
 
 // out[i] = x[i] cos[i] - x[i + D/2] sin[i] and out[i + D/2] = x[i + D/2] cos[i] + x[i] sin[i]. `out` may be `x`.
 void rotate(const float* x, const float* cos, const float* sin, int64_t head_dim, float* out) {
@@ -21,70 +26,202 @@ void rotate(const float* x, const float* cos, const float* sin, int64_t head_dim
 }
 
 // Copies a head's numbers, with zeros from `head_dim` to `padded_dim`.
-void pad(const float* x, int64_t head_dim, int64_t padded_dim, float* out) {
+ATTENDANT_INLINE void pad(const float* x, int64_t head_dim, int64_t padded_dim, float* out) {
     for (int64_t d = 0; d < padded_dim; d += kWidth) {
         const int64_t left = head_dim - d;
         store(out + d, left >= kWidth ? load(x + d) : left > 0 ? load_tail(x + d, left) : zero());
     }
 }
 
-// Every store below touches the bytes of its own position alone: another thread may be writing the position beside it.
+// Tokens with one head, at adjoining positions of one tile from `lane` on.
+struct Run {
+    int64_t token, num_tokens, kv_head, lane;
+    char* key_tile;
+    char* value_tile;
+};
 
-void put_f32(const float* key, const float* value, int64_t lane, int64_t padded_dim, char* key_tile, char* value_tile) {
-    float* keys = reinterpret_cast<float*>(key_tile) + lane;
-    for (int64_t d = 0; d < padded_dim; d++) keys[d * kTile] = key[d];
-    float* values = reinterpret_cast<float*>(value_tile) + lane * padded_dim;
-    for (int64_t d = 0; d < padded_dim; d += kWidth) store(values + d, load(value + d));
+// Walks over the runs of some tokens and heads: tokens outside, heads inside.
+class Runs {
+public:
+    Runs(const CacheWriteCall& call, Range tokens, Range heads) : call_(call), tokens_(tokens), heads_(heads), head_(heads.begin) {
+        find_tokens();
+    }
+
+    ATTENDANT_INLINE bool next(Run& run) {
+        if (token_ >= tokens_.end || heads_.begin >= heads_.end) return false;
+        const int64_t offset = tile_offset(call_.cache, block_, head_, tile_in_block_);
+        run = {token_, num_tokens_, head_, lane_, static_cast<char*>(call_.cache.key) + offset, static_cast<char*>(call_.cache.value) + offset};
+        if (++head_ == heads_.end) {
+            head_ = heads_.begin;
+            token_ += num_tokens_;
+            find_tokens();
+        }
+        return true;
+    }
+
+private:
+    ATTENDANT_INLINE void find_tokens() {
+        if (token_ < tokens_.begin) token_ = tokens_.begin;
+        if (token_ >= tokens_.end) return;
+        const uint64_t slot = static_cast<uint64_t>(call_.slots[token_]), block_size = static_cast<uint64_t>(call_.cache.block_size);
+        const int64_t position = static_cast<int64_t>(slot % block_size);
+        block_ = static_cast<int64_t>(slot / block_size);
+        tile_in_block_ = position / kTile;
+        lane_ = position % kTile;
+        num_tokens_ = 1;
+        while (lane_ + num_tokens_ < kTile && token_ + num_tokens_ < tokens_.end &&
+               call_.slots[token_ + num_tokens_] == call_.slots[token_] + num_tokens_) {
+            num_tokens_++;
+        }
+    }
+
+    const CacheWriteCall& call_;
+    Range tokens_, heads_;
+    int64_t head_, token_ = 0, num_tokens_ = 0, block_ = 0, tile_in_block_ = 0, lane_ = 0;
+};
+
+// Asks for the lines of a run, since blocks lie anywhere: a key has a part of each line of its tile, a value lines of its own.
+ATTENDANT_INLINE void fetch(const Run& run, int64_t padded_dim, int64_t group) {
+    for (int64_t i = 0; i < padded_dim / group; i++) __builtin_prefetch(run.key_tile + i * kLineBytes, 1);
+    const int64_t row_bytes = padded_dim * 4;
+    const char* end = run.value_tile + ((run.lane + run.num_tokens - 1) / group + 1) * row_bytes;
+    for (const char* p = run.value_tile + run.lane / group * row_bytes; p < end; p += kLineBytes) __builtin_prefetch(p, 1);
 }
 
-void put_bf16(const float* key, const float* value, int64_t lane, int64_t padded_dim, char* key_tile, char* value_tile) {
-    alignas(64) uint32_t pairs[kMaxHeadDim / 2];
-    for (int64_t d = 0; d < padded_dim; d += kWidth) store_bf16(reinterpret_cast<uint16_t*>(pairs) + d, load(key + d));
-    uint32_t* keys = reinterpret_cast<uint32_t*>(key_tile) + lane;
-    for (int64_t i = 0; i < padded_dim / 2; i++) keys[i * kTile] = pairs[i];
-
-    uint16_t* values = reinterpret_cast<uint16_t*>(value_tile) + lane / 2 * padded_dim * 2;
-    const bool is_second = lane % 2 != 0;
-    for (int64_t d = 0; d < padded_dim; d += kWidth) {
 #ifdef __AVX512F__
-        const __m512i wide = _mm512_cvtepu16_epi32(to_bf16(load(value + d)));
-        _mm512_mask_storeu_epi16(values + 2 * d, is_second ? 0xaaaaaaaau : 0x55555555u, is_second ? _mm512_slli_epi32(wide, 16) : wide);
+
+// Writes 16 words of 16 rows as 16 lines, of which the first `num_lines` are there.
+void put_transposed(const uint32_t* rows, int64_t num_lines, uint32_t* lines) {
+    __m512i a[16], b[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(rows + i * kRowWords);
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    // a[4 q + j] has the words j, j + 4, j + 8 and j + 12 of the rows 4 q to 4 q + 3, a quarter each.
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        b[j] = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88);
+        b[4 + j] = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
+        b[8 + j] = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
+        b[12 + j] = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        a[j] = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88);
+        a[4 + j] = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
+        a[8 + j] = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xdd);
+        a[12 + j] = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+        if (i < num_lines) _mm512_storeu_si512(lines + i * kTile, a[i]);
+    }
+}
+
+#endif
+
+// Writes a run's keys, given as words of one float32 or two bfloat16, to the columns of their tile.
+void put_keys(const uint32_t* rows, const Run& run, int64_t num_words) {
+    uint32_t* lines = reinterpret_cast<uint32_t*>(run.key_tile);
+#ifdef __AVX512F__
+    if (run.num_tokens == kTile) {
+        for (int64_t i = 0; i < num_words; i += 16) put_transposed(rows + i, num_words - i, lines + i * kTile);
+        return;
+    }
+#endif
+    for (int64_t t = 0; t < run.num_tokens; t++) {
+        for (int64_t i = 0; i < num_words; i++) lines[i * kTile + run.lane + t] = rows[t * kRowWords + i];
+    }
+}
+
+// Writes the values of two positions that share their lines.
+ATTENDANT_INLINE void put_value_pair(const float* first, const float* second, int64_t padded_dim, uint16_t* out) {
+    for (int64_t d = 0; d < padded_dim; d += kWidth) {
+        const auto a = to_bf16(load(first + d)), b = to_bf16(load(second + d));
+#ifdef __AVX512F__
+        _mm512_storeu_si512(out + 2 * d, _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16)));
 #else
-        alignas(16) uint16_t lanes[kWidth];
-        store_bf16(lanes, load(value + d));
-        for (int i = 0; i < kWidth; i++) values[2 * (d + i) + is_second] = lanes[i];
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * d), _mm_unpacklo_epi16(a, b));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * d + 8), _mm_unpackhi_epi16(a, b));
 #endif
     }
 }
 
-void write_head(const CacheWriteCall& call, int64_t token, int64_t kv_head) {
-    const CacheView& cache = call.cache;
-    const int64_t head_dim = cache.head_dim, padded_dim = padded_head_dim(head_dim);
-    alignas(64) float key[kMaxHeadDim], value[kMaxHeadDim];
-    pad(call.k + token * call.kv_stride + kv_head * head_dim, head_dim, padded_dim, key);
-    pad(call.v + token * call.kv_stride + kv_head * head_dim, head_dim, padded_dim, value);
-    if (call.cos != nullptr) {
-        const int64_t row = call.position_ids[token] * (head_dim / 2);
-        rotate(key, call.cos + row, call.sin + row, head_dim, key);
+// Writes the value of one position into every other element, from the first or the second on.
+ATTENDANT_INLINE void put_value_half(const float* value, int64_t padded_dim, uint16_t* out) {
+    alignas(32) uint16_t lanes[kWidth];
+    for (int64_t d = 0; d < padded_dim; d += kWidth) {
+        store_bf16(lanes, load(value + d));
+#pragma GCC unroll 16
+        for (int i = 0; i < kWidth; i++) out[2 * (d + i)] = lanes[i];
     }
-    const uint64_t slot = static_cast<uint64_t>(call.slots[token]), block_size = static_cast<uint64_t>(cache.block_size);
-    const int64_t position = static_cast<int64_t>(slot % block_size);
-    const int64_t offset = tile_offset(cache, static_cast<int64_t>(slot / block_size), kv_head, position / kTile);
-    char* key_tile = static_cast<char*>(cache.key) + offset;
-    char* value_tile = static_cast<char*>(cache.value) + offset;
-    if (cache.format == Format::BF16) {
-        put_bf16(key, value, position % kTile, padded_dim, key_tile, value_tile);
-    } else {
-        put_f32(key, value, position % kTile, padded_dim, key_tile, value_tile);
+}
+
+void write_run(const CacheWriteCall& call, const Run& run) {
+    const int64_t head_dim = call.cache.head_dim, padded_dim = padded_head_dim(head_dim), column = run.kv_head * head_dim;
+    alignas(64) float keys[kTile * kRowWords];
+    alignas(64) float values[kTile * kRowWords];
+    const bool is_bf16 = call.cache.format == Format::BF16;
+    for (int64_t t = 0; t < run.num_tokens; t++) {
+        const int64_t token = run.token + t;
+        float* key = keys + t * kRowWords;
+        pad(call.k + token * call.kv_stride + column, head_dim, padded_dim, key);
+        if (call.cos != nullptr) {
+            const int64_t row = call.position_ids[token] * (head_dim / 2);
+            rotate(key, call.cos + row, call.sin + row, head_dim, key);
+        }
+        // In place: two bytes are written where four have been read.
+        for (int64_t d = 0; is_bf16 && d < padded_dim; d += kWidth) store_bf16(reinterpret_cast<uint16_t*>(key) + d, load(key + d));
+        pad(call.v + token * call.kv_stride + column, head_dim, padded_dim, values + t * kRowWords);
+    }
+    put_keys(reinterpret_cast<const uint32_t*>(keys), run, is_bf16 ? padded_dim / 2 : padded_dim);
+    for (int64_t t = 0; t < run.num_tokens;) {
+        const float* value = values + t * kRowWords;
+        const int64_t lane = run.lane + t;
+        if (!is_bf16) {
+            float* out = reinterpret_cast<float*>(run.value_tile) + lane * padded_dim;
+            for (int64_t d = 0; d < padded_dim; d += kWidth) store(out + d, load(value + d));
+            t += 1;
+            continue;
+        }
+        uint16_t* out = reinterpret_cast<uint16_t*>(run.value_tile) + lane / 2 * padded_dim * 2;
+        if (lane % 2 == 0 && t + 1 < run.num_tokens) {
+            put_value_pair(value, value + kRowWords, padded_dim, out);
+            t += 2;
+        } else {
+            put_value_half(value, padded_dim, out + lane % 2);
+            t += 1;
+        }
     }
 }
 
 }  // namespace
 
 void write_cache(const CacheWriteCall& call, Team& team) {
-    const int64_t num_kv_heads = call.cache.num_kv_heads, head_dim = call.cache.head_dim;
-    const Range writes = team.share(call.num_tokens * num_kv_heads);
-    for (int64_t i = writes.begin; i < writes.end; i++) write_head(call, i / num_kv_heads, i % num_kv_heads);
+    const int64_t head_dim = call.cache.head_dim, group = 4 / element_bytes(call.cache.format);
+    const bool by_tokens = call.num_tokens >= 4 * team.size();
+    const Range all_heads{0, call.cache.num_kv_heads}, all_tokens{0, call.num_tokens};
+    Runs runs(call, by_tokens ? team.share(call.num_tokens) : all_tokens, by_tokens ? all_heads : team.share(call.cache.num_kv_heads));
+    Run ring[kAhead];
+    int64_t num_found = 0, num_written = 0;
+    for (bool is_more = true; is_more || num_written < num_found;) {
+        is_more = is_more && runs.next(ring[num_found % kAhead]);
+        if (is_more) {
+            fetch(ring[num_found % kAhead], padded_head_dim(head_dim), group);
+            if (++num_found < kAhead) continue;
+        }
+        if (num_written < num_found) write_run(call, ring[num_written++ % kAhead]);
+    }
     if (call.cos == nullptr) return;
     const Range rotations = team.share(call.num_tokens * call.num_heads);
     for (int64_t i = rotations.begin; i < rotations.end; i++) {
