@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kMaxRowsAtOnce = 240;     // whose sums of a panel wait on the stack: 60 KB
 constexpr int64_t kChunkBytes = 96 * 1024;  // of a panel between two waits: it stays in the second-level cache for all rows
-constexpr int64_t kReadAhead = 4096;        // bytes, where each part of a weight is used once
+constexpr int64_t kReadAhead = 16384;       // bytes, where each part of a weight is used once
 constexpr int64_t kMinRowsApart = 24;       // as few as this are not split among threads: their weight is what takes time
 
 // A thread's part of the weight's panels and of the rows.
@@ -38,58 +38,61 @@ inline Part choose_part(int64_t num_panels, int64_t num_rows, const Team& team) 
     return {part_of(num_panels, team.thread() % across_panels, across_panels), part_of(num_rows, team.thread() / across_panels, best)};
 }
 
-// How the rows at hand are computed: blocks of nearly the same number of rows, each by tiles of so many columns, reading so
-// many cache lines ahead at each step.
+// How the rows at hand are computed: blocks of nearly the same number of rows, each by tiles of so many columns. Each run of
+// a tile reads ahead a `share`-th part of what it reads.
 struct Plan {
     bool is_wide;
     int64_t num_blocks;
     int64_t columns;
-    int lines;
+    int share;
 };
+
+// Measured: from about three full tiles on, wide ones are as fast as any, and do with half the sums in memory.
+constexpr int64_t kWideAgainFrom = 17;
 
 template <class Step>
 Plan choose_plan(int64_t num_rows) {
     constexpr Shape wide = Step::kShapes.wide, narrow = Step::kShapes.narrow;
-    const bool is_wide = num_rows <= wide.max_rows || (num_rows >= 24 && wide.max_rows > 2);
+    const bool is_wide = num_rows <= wide.max_rows || (num_rows >= kWideAgainFrom && wide.max_rows > 1);
     const Shape shape = is_wide ? wide : narrow;
     const int64_t num_blocks = (num_rows + shape.max_rows - 1) / shape.max_rows, columns = shape.vectors * kWidth;
-    const int64_t calls = num_blocks * (kPanel / columns);
-    return {is_wide, num_blocks, columns, calls == 1 ? 4 : calls < 4 ? 2 : 1};
+    const int64_t runs = num_blocks * (kPanel / columns);
+    return {is_wide, num_blocks, columns, runs == 1 ? 1 : runs < 4 ? 2 : 4};
 }
 
-template <class Step, int kLines>
+template <class Step, int kShare>
 Tile tile_of(const Plan& plan, int64_t rows) {
     constexpr Shape wide = Step::kShapes.wide, narrow = Step::kShapes.narrow;
-    if (plan.is_wide) return tile_for<Step, wide.vectors, kLines, wide.max_rows>(rows);
-    return tile_for<Step, narrow.vectors, kLines, narrow.max_rows>(rows);
+    if (plan.is_wide) return tile_for<Step, wide.vectors, kShare, wide.max_rows>(rows);
+    return tile_for<Step, narrow.vectors, kShare, narrow.max_rows>(rows);
 }
 
 template <class Step>
 Tile tile_of(const Plan& plan, int64_t rows) {
-    switch (plan.lines) {
-        case 4:
-            return tile_of<Step, 4>(plan, rows);
+    switch (plan.share) {
+        case 1:
+            return tile_of<Step, 1>(plan, rows);
         case 2:
             return tile_of<Step, 2>(plan, rows);
         default:
-            return tile_of<Step, 1>(plan, rows);
+            return tile_of<Step, 4>(plan, rows);
     }
 }
 
-// Where the calls of one chunk read ahead: their own chunk where there is one call, else each a part of the next chunk until
-// all of that has been asked for.
+// Where the runs on one chunk read ahead: a little before themselves where there is one run, else each a part of the next
+// chunk until all of that has been asked for.
 struct ReadAhead {
     const char* next;
     const char* end;
 
-    void aim(TileCall& tile, int lines) {
-        if (lines == 4) {
+    void aim(TileCall& tile, int share, int64_t step_bytes) {
+        if (share == 1) {
             tile.ahead = tile.weights + kReadAhead;
-            tile.ahead_stride = kPanel * 4;
+            tile.ahead_stride = step_bytes;
         } else if (next < end) {
             tile.ahead = next;
-            tile.ahead_stride = lines * 64;
-            next += tile.num_steps * lines * 64;
+            tile.ahead_stride = lines_ahead(step_bytes, share) * 64;
+            next += tile.num_steps * tile.ahead_stride;
         } else {
             tile.ahead = tile.weights;
             tile.ahead_stride = 0;
@@ -107,7 +110,7 @@ void multiply_chunk(const Plan& plan, TileCall tile, int64_t num_rows, ReadAhead
             const Range rows = part_of(num_rows, block, plan.num_blocks);
             tile.x = x + rows.begin * tile.x_stride;
             tile.sums = sums + rows.begin * kSumRowBytes;
-            ahead.aim(tile, plan.lines);
+            ahead.aim(tile, plan.share, Step::kWeightBytes);
             tile_of<Step>(plan, rows.end - rows.begin)(tile);
         }
     }
@@ -118,24 +121,25 @@ void multiply_part(const LinearCall& call, const Inputs& inputs, const Part& par
     constexpr int64_t kMaxSteps = kChunkBytes / Step::kWeightBytes;
     const Weight& weight = *call.weight;
     const int64_t num_steps = (weight.num_inputs + Step::kPerStep - 1) / Step::kPerStep;
+    const int64_t num_chunks = (num_steps + kMaxSteps - 1) / kMaxSteps;
     const char* const end = weight.panels + part.panels.end * weight.panel_bytes;
     alignas(64) char sums[kMaxRowsAtOnce * kSumRowBytes];
     for (int64_t row = part.rows.begin; row < part.rows.end; row += kMaxRowsAtOnce) {
         const int64_t left = part.rows.end - row, num_rows = left < kMaxRowsAtOnce ? left : kMaxRowsAtOnce;
         const Plan plan = choose_plan<Step>(num_rows);
         for (int64_t panel = part.panels.begin; panel < part.panels.end; panel++) {
-            for (int64_t step = 0; step < num_steps; step += kMaxSteps) {
-                const int64_t steps = num_steps - step < kMaxSteps ? num_steps - step : kMaxSteps;
+            for (int64_t chunk = 0; chunk < num_chunks; chunk++) {
+                const Range steps = part_of(num_steps, chunk, num_chunks);
                 TileCall tile = {};
-                tile.x = inputs.data + row * inputs.stride + step * Step::kInputBytes;
+                tile.x = inputs.data + row * inputs.stride + steps.begin * Step::kInputBytes;
                 tile.x_stride = inputs.stride;
-                tile.weights = weight.panels + panel * weight.panel_bytes + step * Step::kWeightBytes;
-                tile.num_steps = steps;
+                tile.weights = weight.panels + panel * weight.panel_bytes + steps.begin * Step::kWeightBytes;
+                tile.num_steps = steps.end - steps.begin;
                 tile.sums = sums;
-                tile.starts = step == 0;
-                const char* const next = tile.weights + steps * Step::kWeightBytes;
-                const int64_t rest = end - next, chunk = kMaxSteps * Step::kWeightBytes;
-                multiply_chunk<Step>(plan, tile, num_rows, {next, next + (rest < chunk ? rest : chunk)});
+                tile.starts = chunk == 0;
+                const char* const next = tile.weights + tile.num_steps * Step::kWeightBytes;
+                const int64_t rest = end - next, most = kMaxSteps * Step::kWeightBytes;
+                multiply_chunk<Step>(plan, tile, num_rows, {next, next + (rest < most ? rest : most)});
             }
             finish_panel(call, inputs.scales, panel, row, num_rows, sums);
         }

@@ -8,70 +8,68 @@
 namespace attendant::ATTENDANT_ISA {
 namespace {
 
-template <class Function>
-inline void for_each_vector(float* values, int64_t count, Function function) {
-    for (int64_t i = 0; i < count; i += kWidth) store(values + i, function(i, load(values + i)));
-}
+// Turns the sums of one vector of columns into what they stand for, row after row.
+struct Column {
+    WeightFormat format;
+    Ints compensation;
+    Vec scales, bias;
 
-inline void activate_all(float* values, int64_t count, Activation activation) {
-    switch (activation) {
-        case Activation::None:
-            break;
-        case Activation::Gelu:
-            for_each_vector(values, count, [](int64_t, Vec x) { return gelu(x); });
-            break;
-        case Activation::GeluTanh:
-            for_each_vector(values, count, [](int64_t, Vec x) { return gelu_tanh(x); });
-            break;
-        default:
-            for_each_vector(values, count, [&](int64_t, Vec x) { return activate(x, activation); });
-    }
-}
+    Column(const Weight& weight, int64_t column)
+        : format(weight.format),
+          compensation(format == WeightFormat::I8 ? load_ints(weight.compensation + column) : zero_ints()),
+          scales(format == WeightFormat::I8 ? load(weight.scales + column) : broadcast(1.0f)),
+          bias(load(weight.bias + column)) {}
 
-// Where the results of a row of a panel go: `count` columns from `column` on, of which the last vector may be a part.
-inline void write_row(const LinearCall& call, int64_t row, int64_t column, int64_t count, const float* values) {
-    const float* residual = call.residual == nullptr ? nullptr : call.residual + row * call.residual_stride + column;
-    const int64_t at = row * call.out.stride + column;
-    for (int64_t i = 0; i < count; i += kWidth) {
-        const int64_t left = count - i;
-        Vec value = load(values + i);
-        if (residual != nullptr) value = add(value, left >= kWidth ? load(residual + i) : load_tail(residual + i, left));
-        if (call.out.format == Format::F32) {
-            float* out = static_cast<float*>(call.out.data) + at + i;
-            left >= kWidth ? store(out, value) : store_tail(out, value, left);
-        } else {
-            uint16_t* out = static_cast<uint16_t*>(call.out.data) + at + i;
-            left >= kWidth ? store_bf16(out, value) : store_bf16_tail(out, value, left);
+    // An input scale of 1 where inputs have none: a product with it changes nothing.
+    __attribute__((always_inline)) Vec value(const char* sums, float input_scale) const {
+        if (format == WeightFormat::I8) {
+            return fma(to_floats(sub_ints(load_ints(sums), compensation)), mul(scales, broadcast(input_scale)), bias);
         }
+        return fma(load(reinterpret_cast<const float*>(sums)), broadcast(input_scale), bias);
+    }
+};
+
+// Adds the residual and writes `count` columns, at most a vector, at `column` of a row.
+inline void write(const LinearCall& call, int64_t row, int64_t column, int64_t count, Vec value) {
+    const float* const residual = call.residual == nullptr ? nullptr : call.residual + row * call.residual_stride + column;
+    const int64_t at = row * call.out.stride + column;
+    const bool is_whole = count >= kWidth;
+    if (residual != nullptr) value = add(value, is_whole ? load(residual) : load_tail(residual, count));
+    if (call.out.format == Format::F32) {
+        float* const out = static_cast<float*>(call.out.data) + at;
+        is_whole ? store(out, value) : store_tail(out, value, count);
+    } else {
+        uint16_t* const out = static_cast<uint16_t*>(call.out.data) + at;
+        is_whole ? store_bf16(out, value) : store_bf16_tail(out, value, count);
     }
 }
+
+// Columns of a panel that are outputs, and the first of these outputs.
+struct Outputs {
+    int64_t width, first, count;
+
+    Outputs(const Weight& weight, int64_t panel) : width(weight.is_gated ? kPanel / 2 : kPanel), first(panel * width) {
+        const int64_t left = weight.num_outputs - first;
+        count = left < width ? left : width;
+    }
+};
 
 // Rows `first_row` to `first_row + num_rows` of one panel, from its sums.
 inline void finish_panel(
     const LinearCall& call, const float* input_scales, int64_t panel, int64_t first_row, int64_t num_rows, const char* sums) {
     const Weight& weight = *call.weight;
-    const int64_t first_column = panel * kPanel, width = weight.is_gated ? kPanel / 2 : kPanel;
-    const float* const bias = weight.bias + first_column;
-    const int64_t column = panel * width, left = weight.num_outputs - column, count = left < width ? left : width;
-    for (int64_t i = 0; i < num_rows; i++) {
-        const char* const kept = sums + i * kSumRowBytes;
-        alignas(64) float values[kPanel];
-        if (weight.format == WeightFormat::I8) {
-            const Vec input_scale = broadcast(input_scales[first_row + i]);
-            for_each_vector(values, kPanel, [&](int64_t at, Vec) {
-                const Ints products = sub_ints(load_ints(kept + at * 4), load_ints(weight.compensation + first_column + at));
-                return fma(to_floats(products), mul(load(weight.scales + first_column + at), input_scale), load(bias + at));
-            });
-        } else {
-            // A row of float32 or bfloat16 has no scale: times one, which changes nothing.
-            const Vec input_scale = broadcast(weight.format == WeightFormat::I4 ? input_scales[first_row + i] : 1.0f);
-            for_each_vector(values, kPanel, [&](int64_t at, Vec) {
-                return fma(load(reinterpret_cast<const float*>(kept) + at), input_scale, load(bias + at));
-            });
+    const Outputs outputs(weight, panel);
+    const bool has_scales = weight.format == WeightFormat::I8 || weight.format == WeightFormat::I4;
+    for (int64_t i = 0; i < outputs.count; i += kWidth) {
+        const Column column(weight, panel * kPanel + i), up(weight, panel * kPanel + kPanel - outputs.width + i);
+        for (int64_t row = 0; row < num_rows; row++) {
+            const char* const kept = sums + row * kSumRowBytes + i * 4;
+            const float input_scale = has_scales ? input_scales[first_row + row] : 1.0f;
+            Vec value = column.value(kept, input_scale);
+            if (call.activation != Activation::None) value = activate(value, call.activation);
+            if (weight.is_gated) value = mul(value, up.value(kept + outputs.width * 4, input_scale));
+            write(call, first_row + row, outputs.first + i, outputs.count - i, value);
         }
-        activate_all(values, width, call.activation);
-        if (weight.is_gated) for_each_vector(values, width, [&](int64_t at, Vec gate) { return mul(gate, load(values + width + at)); });
-        write_row(call, first_row + i, column, count, values);
     }
 }
 

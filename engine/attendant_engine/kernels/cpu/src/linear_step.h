@@ -69,7 +69,7 @@ struct Shapes {
     Shape wide, narrow;
 };
 #ifdef __AVX512F__
-constexpr Shapes kLeanShapes = {{4, 6}, {2, 14}}, kWideningShapes = {{4, 5}, {2, 12}}, kInt4Shapes = {{4, 3}, {2, 6}};
+constexpr Shapes kLeanShapes = {{4, 6}, {2, 8}}, kWideningShapes = {{4, 5}, {2, 12}}, kInt4Shapes = {{4, 3}, {2, 6}};
 #else
 constexpr Shapes kLeanShapes = {{8, 1}, {2, 6}}, kWideningShapes = {{4, 1}, {2, 4}}, kInt4Shapes = {{4, 1}, {2, 3}};
 #endif

@@ -27,13 +27,27 @@ struct TileCall {
 
 using Tile = void (*)(const TileCall&);
 
-// Adds one step to all sums of a tile; `x` and `weights` stand at it.
-template <class Step, int kRows, int kVectors>
+// Cache lines to read ahead at each step: one where a tile reads for itself, which is enough to keep the hardware's own
+// reading ahead going, else a `share`-th of what the step reads.
+constexpr int lines_ahead(int64_t step_bytes, int share) {
+    return share == 1 ? 1 : static_cast<int>((step_bytes / 64 + share - 1) / share);
+}
+
+// Into the second-level cache: the first is too small to wait in.
+template <int kFrom, int kTo>
+__attribute__((always_inline)) inline void read_ahead(const char* ahead) {
+    ATTENDANT_UNROLL
+    for (int line = kFrom; line < kTo; line++) _mm_prefetch(ahead + line * 64, _MM_HINT_T1);
+}
+
+// Adds one step to all sums of a tile; `x` and `weights` stand at it, `ahead` where to read ahead.
+template <class Step, int kRows, int kVectors, int kShare>
 struct Adder {
     using Sums = typename Step::Sum[kRows][kVectors];
     explicit Adder(const TileCall&) {}
 
-    __attribute__((always_inline)) void add(Sums& sums, const char* x, int64_t x_stride, const char* weights) const {
+    __attribute__((always_inline)) void add(Sums& sums, const char* x, int64_t x_stride, const char* weights, const char* ahead) const {
+        read_ahead<0, lines_ahead(Step::kWeightBytes, kShare)>(ahead);
         typename Step::Weights w[kVectors];
         ATTENDANT_UNROLL
         for (int vector = 0; vector < kVectors; vector++) w[vector] = Step::load_weights(weights + vector * kWidth * 4);
@@ -46,18 +60,20 @@ struct Adder {
     }
 };
 
-template <int kRows, int kVectors>
-struct Adder<StepI4, kRows, kVectors> {
+template <int kRows, int kVectors, int kShare>
+struct Adder<StepI4, kRows, kVectors, kShare> {
     using Sums = Vec[kRows][kVectors];
     explicit Adder(const TileCall& call) : scales_from_weights(4 * 256 - call.column * 2) {}
 
-    __attribute__((always_inline)) void add(Sums& sums, const char* x, int64_t x_stride, const char* weights) const {
+    __attribute__((always_inline)) void add(Sums& sums, const char* x, int64_t x_stride, const char* weights, const char* ahead) const {
+        constexpr int kLines = lines_ahead(StepI4::kWeightBytes, kShare);
         GroupI4 groups[kRows][kVectors];
         ATTENDANT_UNROLL
         for (int row = 0; row < kRows; row++) ATTENDANT_UNROLL
         for (int vector = 0; vector < kVectors; vector++) groups[row][vector] = GroupI4::from(read_int(x + row * x_stride + 32));
         ATTENDANT_UNROLL
         for (int part = 0; part < 8; part++) {
+            if (part % 2 == 0) read_ahead<0, (kLines + 3) / 4>(ahead + part / 2 * ((kLines + 3) / 4) * 64);
             Ints w[kVectors];
             ATTENDANT_UNROLL
             for (int vector = 0; vector < kVectors; vector++) {
@@ -85,9 +101,7 @@ struct Adder<StepI4, kRows, kVectors> {
     int64_t scales_from_weights;
 };
 
-// `kLines` of 64 bytes are read ahead at each step: into the first cache where there are four, which is this tile's own
-// weight, else into the second.
-template <class Step, int kRows, int kVectors, int kLines>
+template <class Step, int kRows, int kVectors, int kShare>
 void run_tile(const TileCall& call) {
     typename Step::Sum sums[kRows][kVectors];
     char* const kept = call.sums + call.column * 4;
@@ -95,13 +109,11 @@ void run_tile(const TileCall& call) {
     for (int row = 0; row < kRows; row++) ATTENDANT_UNROLL
     for (int vector = 0; vector < kVectors; vector++)
         sums[row][vector] = call.starts ? Step::none() : Step::load_sum(kept + row * kSumRowBytes + vector * kWidth * 4);
-    const Adder<Step, kRows, kVectors> adder(call);
+    const Adder<Step, kRows, kVectors, kShare> adder(call);
     const char *x = call.x, *weights = call.weights + call.column * 4, *ahead = call.ahead;
     const int64_t x_stride = call.x_stride, ahead_stride = call.ahead_stride;
     for (int64_t left = call.num_steps; left > 0; left--) {
-        ATTENDANT_UNROLL
-        for (int line = 0; line < kLines; line++) _mm_prefetch(ahead + line * 64, kLines == 4 ? _MM_HINT_T0 : _MM_HINT_T1);
-        adder.add(sums, x, x_stride, weights);
+        adder.add(sums, x, x_stride, weights, ahead);
         x += Step::kInputBytes;
         weights += Step::kWeightBytes;
         ahead += ahead_stride;
@@ -112,12 +124,12 @@ void run_tile(const TileCall& call) {
 }
 
 // The tile for `rows` of at most `kMaxRows` rows.
-template <class Step, int kVectors, int kLines, int kMaxRows>
+template <class Step, int kVectors, int kShare, int kMaxRows>
 Tile tile_for(int64_t rows) {
     if constexpr (kMaxRows > 1) {
-        if (rows < kMaxRows) return tile_for<Step, kVectors, kLines, kMaxRows - 1>(rows);
+        if (rows < kMaxRows) return tile_for<Step, kVectors, kShare, kMaxRows - 1>(rows);
     }
-    return run_tile<Step, kMaxRows, kVectors, kLines>;
+    return run_tile<Step, kMaxRows, kVectors, kShare>;
 }
 
 }  // namespace

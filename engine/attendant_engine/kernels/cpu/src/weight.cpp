@@ -1,19 +1,17 @@
 // Packing of weights; see weight.h. Runs on the pool, a panel at a time, through a tile of 64 columns by 64 k on the stack.
 #include "weight.h"
 
-#include <sys/mman.h>
-
 #include <cmath>
 #include <cstring>
 #include <new>
 
 #include "team.h"
+#include "weight_memory.h"
 
 namespace attendant {
 namespace {
 
 constexpr int64_t kBlock = 64;  // k of a tile: 16 KB, which the first cache holds
-constexpr int64_t kHugePage = int64_t{2} << 20;
 
 struct Packing {
     Weight* weight;
@@ -34,21 +32,6 @@ uint16_t to_bf16(float value) {
     std::memcpy(&bits, &value, 4);
     if (std::isnan(value)) return static_cast<uint16_t>(bits >> 16 | 0x40);
     return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-// Whole huge pages are asked for, and the rest is left to small ones: no weight takes more memory than its bytes.
-char* map_bytes(int64_t num_bytes) {
-    const size_t length = static_cast<size_t>(num_bytes + kHugePage);
-    void* mapped = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED) return nullptr;
-    const auto address = reinterpret_cast<uintptr_t>(mapped);
-    const size_t before = (kHugePage - address % kHugePage) % kHugePage;
-    const size_t kept = static_cast<size_t>(num_bytes + 4095) / 4096 * 4096;
-    char* begin = static_cast<char*>(mapped) + before;
-    if (before > 0) munmap(mapped, before);
-    if (length > before + kept) munmap(begin + kept, length - before - kept);
-    if (num_bytes >= kHugePage) madvise(begin, static_cast<size_t>(num_bytes / kHugePage * kHugePage), MADV_HUGEPAGE);
-    return begin;
 }
 
 struct Column {
@@ -262,7 +245,7 @@ Weight* pack_weight(WeightFormat format, Format source_format, const WeightPart*
     if (weight == nullptr) return nullptr;
     const int64_t columns = weight->num_panels * kPanel;
     const int64_t all_panels = weight->num_panels * weight->panel_bytes;
-    weight->panels = map_bytes(weight->num_bytes);
+    weight->panels = allocate_weight(static_cast<size_t>(weight->num_bytes));
     if (weight->panels == nullptr) {
         delete weight;
         return nullptr;
@@ -279,7 +262,7 @@ Weight* pack_weight(WeightFormat format, Format source_format, const WeightPart*
 
 void free_weight(Weight* weight) {
     if (weight == nullptr) return;
-    if (weight->panels != nullptr) munmap(weight->panels, static_cast<size_t>(weight->num_bytes + 4095) / 4096 * 4096);
+    if (weight->panels != nullptr) release_weight(weight->panels);
     delete weight;
 }
 
