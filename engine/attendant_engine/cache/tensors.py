@@ -7,6 +7,7 @@ import torch
 from attendant_engine.attention.base import LayerCache
 from attendant_engine.attention.registry import cache_block_shape
 from attendant_engine.config import ModelConfig
+from attendant_engine.host_memory import zeros
 
 
 class CacheTensors:
@@ -24,12 +25,9 @@ class CacheTensors:
     ) -> None:
         block = cache_block_shape(attention_backend, block_size=block_size, num_kv_heads=model.num_kv_heads, head_dim=model.head_dim)
         shape = (num_blocks, *block)
-        # Zeros, not empty: a masked position is multiplied by 0, and 0 times a stray NaN is NaN. On a CPU the system hands out
-        # zero pages as they are first written, so a large cache takes memory as it fills.
-        self.layers = tuple(
-            LayerCache(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
-            for _ in range(model.num_layers)
-        )
+        # Zeros, not empty: a masked position is multiplied by 0, and 0 times a stray NaN is NaN. On a CPU a large cache takes
+        # memory as it fills.
+        self.layers = tuple(LayerCache(zeros(shape, dtype, device), zeros(shape, dtype, device)) for _ in range(model.num_layers))
         self._device = device
 
     @property

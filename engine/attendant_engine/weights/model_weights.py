@@ -15,12 +15,13 @@ from torch import nn
 
 from attendant_engine.config import ModelConfig
 from attendant_engine.errors import CheckpointError
+from attendant_engine.host_memory import zeros
 from attendant_engine.layers.linear import Linear
 from attendant_engine.models.registry import BuiltModel
 from attendant_engine.weights.checkpoint import read_tensor_headers
 from attendant_engine.weights.names import canonical_name, is_ignorable
 from attendant_engine.weights.safetensors_files import TensorHeaders, weight_files
-from attendant_engine.weights.tensor_reader import READABLE_DTYPES, TensorReader, new_tensor
+from attendant_engine.weights.tensor_reader import READABLE_DTYPES, TensorReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class ModelWeights:
 
     def _read(self, name: str, slot: _Slot, dtype: torch.dtype) -> torch.Tensor:
         stored_name = self._stored_names[name]
-        weight = new_tensor(slot.shape, dtype, self._device)
+        weight = zeros(slot.shape, dtype, self._device)
         target = weight.t() if slot.is_transposed else weight
         is_converted = dtype != self._reader.dtype(stored_name)
         for first, rows in self._reader.row_chunks(stored_name):

@@ -5,7 +5,6 @@ neither models nor which tensors there should be.
 """
 
 import ctypes
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,26 +15,13 @@ from typing import Self
 import torch
 
 from attendant_engine.errors import CheckpointError
+from attendant_engine.host_memory import zeros
 from attendant_engine.weights.safetensors_files import StoredTensor, read_layout
 
 READABLE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Element types that a weight may be stored in."""
 
 _CHUNK_BYTES = 8 << 20
-_OWN_MAP_BYTES = 256 << 10
-
-
-def new_tensor(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return an uninitialised tensor; a large one on the host is a mapping of its own, which its end unmaps.
-
-    malloc keeps what lies between other allocations, and from the first free on takes up to 32 MiB from its heap.
-    """
-    num_bytes = torch.Size(shape).numel() * dtype.itemsize
-    if device.type != "cpu" or num_bytes < _OWN_MAP_BYTES:
-        return torch.empty(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 class TensorReader:
@@ -52,7 +38,7 @@ class TensorReader:
                     raise _unreadable(path.name) from None
                 for name, tensor in read_layout(path).items():
                     self._places[name] = (path.name, file.fileno(), tensor)
-            self._staging = new_tensor((_CHUNK_BYTES,), torch.uint8, torch.device("cpu"))
+            self._staging = zeros((_CHUNK_BYTES,), torch.uint8, torch.device("cpu"))
         except BaseException:
             self._open_files.close()
             raise
@@ -77,7 +63,7 @@ class TensorReader:
         row_bytes = torch.Size(shape[1:]).numel() * dtype.itemsize
         if row_bytes == 0 or shape[0] == 0:
             return
-        staging = self._staging if row_bytes <= _CHUNK_BYTES else new_tensor((row_bytes,), torch.uint8, torch.device("cpu"))
+        staging = self._staging if row_bytes <= _CHUNK_BYTES else zeros((row_bytes,), torch.uint8, torch.device("cpu"))
         rows_per_chunk = len(staging) // row_bytes
         for first in range(0, shape[0], rows_per_chunk):
             num_rows = min(rows_per_chunk, shape[0] - first)

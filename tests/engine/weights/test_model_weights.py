@@ -13,7 +13,7 @@ from attendant_engine.models.registry import BuiltModel, build_model
 from attendant_engine.weights import tensor_reader
 from attendant_engine.weights.checkpoint import read_model_config
 from attendant_engine.weights.model_weights import ModelWeights
-from attendant_engine.weights.tensor_reader import TensorReader, new_tensor
+from attendant_engine.weights.tensor_reader import TensorReader
 from tests.engine.weights.tiny import SHAPES, shard, write_checkpoint
 
 CPU = torch.device("cpu")
@@ -85,19 +85,3 @@ def test_shards_are_one_set_of_names(tmp_path: Path) -> None:
     with TensorReader(tuple(sorted(tmp_path.glob("*.safetensors")))) as reader:
         for name, tensor in whole.items():
             assert torch.equal(torch.cat([rows.clone() for _, rows in reader.row_chunks(name)]), tensor)
-
-
-def resident_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
-
-
-def test_a_large_tensor_goes_back_to_the_system_when_it_is_let_go() -> None:
-    kept = []
-    before = resident_bytes()
-    for _ in range(20):
-        large = new_tensor((1 << 20,), torch.float32, CPU)
-        large.fill_(1.0)
-        kept.append(new_tensor((64,), torch.float32, CPU))
-        del large
-    assert resident_bytes() - before < 8 << 20
