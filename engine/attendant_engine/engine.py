@@ -18,6 +18,7 @@ from attendant_engine.decoding.speculation import Speculator
 from attendant_engine.description import describe_model
 from attendant_engine.errors import CheckpointError, InvalidRequestError
 from attendant_engine.models.base import LoadedModel
+from attendant_engine.models.native import NativeTrunk
 from attendant_engine.outputs import aborted_outputs, final_output, finish_reason, pooled_output, token_output
 from attendant_engine.plan import plan_model
 from attendant_engine.runner import Runner
@@ -67,6 +68,8 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
         attention_backend=plan.config.attention_backend,
         quantization=plan.config.quantization,
     )
+    if isinstance(model.trunk, NativeTrunk):
+        model.trunk.reserve(plan.max_batch_tokens)  # what was planned, and no more as steps grow
     loaded_s = time.perf_counter()
     num_torch_threads = 1 if plan.config.attention_backend == "native" else plan.config.num_torch_threads
     if num_torch_threads is not None:
