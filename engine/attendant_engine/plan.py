@@ -162,8 +162,8 @@ def _resolve_backend(model: ModelConfig, config: EngineConfig) -> str:
     """Return the attention backend's name for a configuration with device and dtype; check that quantized weights can be had."""
     device, dtype, block_size = torch.device(config.device), torch_dtype(config), config.block_size
     if config.quantization != "none":
-        obstacle = native_obstacle(device, dtype=dtype, block_size=block_size, head_dim=model.head_dim)
-        obstacle = obstacle or compile_obstacle(model, dtype)
+        obstacle = compile_obstacle(model, dtype)
+        obstacle = obstacle or native_obstacle(device, dtype=dtype, block_size=block_size, head_dim=model.head_dim)
         if config.attention_backend not in ("auto", "native"):
             obstacle = f"attention_backend is {config.attention_backend}"
         if obstacle is not None:
