@@ -26,7 +26,9 @@ TYPICAL_TOKENS = 2048
 
 _MAX_CACHE_SHARE = {"cpu": 0.25, "cuda": 0.75}  # a GPU is there for the model; a CPU's memory is everybody's
 _MAX_NUM_SEQS = {"cpu": 64, "cuda": 256}
-_MAX_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
+# A CPU's products are at full speed from 256 rows on, and the longest step is what a running stream and the first of several
+# prompts wait for.
+_MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 _MIN_BLOCKS = 2
 _BATCH_INVARIANT_BACKENDS = ("native",)  # speculation verifies several tokens in one step and promises the bits of one a step
 

@@ -151,7 +151,7 @@ def test_a_compiled_model_has_one_copy_of_its_embeddings_and_every_printed_produ
     in_torch = plan_model(MODELS / "stories260k", replace(CPU, attention_backend="torch"))
     assert plan.packed_head_bytes == 0 and plan.config.attention_backend == "native"
     assert plan.weight_bytes < in_torch.weight_bytes + in_torch.packed_head_bytes
-    assert plan.step_bytes == 2048 * plan.row_bytes + 128 * config["vocab_size"] * 4 > 0
+    assert plan.step_bytes == plan.max_batch_tokens * plan.row_bytes + 128 * config["vocab_size"] * 4 > 0
     text = describe_plan(plan)
     assert "step buffers" in text and "logits" in text and "packed head" not in text
     assert _check_products(text) == 7

@@ -24,6 +24,8 @@ CONTRACT = {
     "attendant_prompt_tokens_total",
     "attendant_cached_prompt_tokens_total",
     "attendant_generated_tokens_total",
+    "attendant_draft_tokens_total",
+    "attendant_accepted_draft_tokens_total",
     "attendant_batch_sequences",
     "attendant_batch_tokens",
     "attendant_step_seconds",
