@@ -28,18 +28,23 @@ def apply_wait_policy(environment: MutableMapping[str, str]) -> None:
         environment.update(wait_policy())
 
 
-def size_compute_threads(cpus: float, num_engines: int) -> int:
-    """Size the native kernels' pool to ``cpus``; return the threads of each of ``num_engines`` where it computes with torch.
-
-    ``OMP_NUM_THREADS`` may say less. Before any engine of this process is loaded.
-    """
-    # Here: the command line imports this module before it has set how torch's threads wait.
+def operator_threads() -> int:
+    """Return how many threads torch would take by itself: the cores, or less where ``OMP_NUM_THREADS`` says so."""
     import torch
 
+    return torch.get_num_threads()
+
+
+def size_compute_threads(cpus: float, num_engines: int, *, most: int | None = None) -> int:
+    """Size the native kernels' pool to ``cpus``; return the threads of each of ``num_engines`` where it computes with torch.
+
+    Neither is more than ``most``. Call it before any engine of this process is loaded.
+    """
+    # Here: the command line imports this module before it has set how torch's threads wait.
     from attendant_engine.kernels.cpu.library import load_library
 
-    most = torch.get_num_threads()
+    pool, own = num_threads(cpus), num_threads(math.floor(cpus / num_engines * 100) / 100)
     library = load_library()
     if library is not None:
-        library.set_num_threads(min(most, num_threads(cpus)))
-    return min(most, num_threads(math.floor(cpus / num_engines * 100) / 100))
+        library.set_num_threads(pool if most is None else min(most, pool))
+    return own if most is None else min(most, own)

@@ -29,7 +29,7 @@ class EngineReplica:
     def __init__(self, model: ModelSettings, settings: Settings, link_token: str, log_path: str | None = None) -> None:
         configure_logging(log_format=settings.log_format, level=settings.log_level, stream=open_log(log_path))
         resources: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
-        # Never more than the container has, whatever was reserved.
+        # Never more than the container has, whatever was reserved. What OMP_NUM_THREADS says here is Ray's, rounded down.
         self._num_torch_threads = size_compute_threads(min(resources.get("CPU", 1.0), available_cores()), 1)
         self._model = model
         self._settings = settings

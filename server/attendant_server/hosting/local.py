@@ -17,7 +17,7 @@ from attendant_server.gateway.gateway import Gateway
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.grpc_api.services import build_server
 from attendant_server.hosting.banner import ready_text
-from attendant_server.hosting.compute_threads import size_compute_threads
+from attendant_server.hosting.compute_threads import operator_threads, size_compute_threads
 from attendant_server.hosting.cpus import server_cpus
 from attendant_server.hosting.engine_settings import make_local_link
 from attendant_server.hosting.lifecycle import StopRequest
@@ -80,7 +80,7 @@ class LocalServer:
         self._links: list[LocalLink] = []
         num_cores = available_cores()
         num_engines = max(1, len(settings.models) * settings.replicas)
-        self._num_torch_threads = size_compute_threads(num_cores - server_cpus(num_cores), num_engines)
+        self._num_torch_threads = size_compute_threads(num_cores - server_cpus(num_cores), num_engines, most=operator_threads())
         models = {model.name: self._load_model(model) for model in settings.models}
         self.gateway = Gateway(models, api_keys=api_keys, request_timeout_s=settings.request_timeout_s)
         self._http = HttpListener(create_app(self.gateway, settings), host=settings.host, port=settings.http_port)
