@@ -123,6 +123,31 @@ def test_a_norm_and_a_wide_layer_write_what_the_next_layer_reads(library: Kernel
     assert formats(WeightFormat.I8) == [u8, f32, f32] * 2 + [f32]
 
 
+@pytest.mark.parametrize(
+    ("weight_format", "second"), [(WeightFormat.F32, None), (WeightFormat.BF16, Format.BF16), (WeightFormat.I8, Format.U8)]
+)
+@torch.inference_mode()
+def test_a_norm_that_is_also_a_residual_is_written_twice(
+    library: KernelLibrary, weight_format: WeightFormat, second: Format | None
+) -> None:
+    def build(*, is_read_by_linear_alone: bool) -> Program:
+        network, builder = Network(0), builder_for(library, weight_format)
+        x = builder.norm(builder.embed(network.embedding), network.norms[0])
+        wide = builder.linear(x, [network.ups[0]])
+        builder.output(builder.linear(wide, [network.downs[0]], residual=None if is_read_by_linear_alone else x))
+        return builder.finish()
+
+    norm = build(is_read_by_linear_alone=False).operations[1]
+    assert isinstance(norm, NormOperation)
+    assert norm.out.format is Format.F32
+    assert (None if norm.also is None else norm.also.format) is second
+    token_ids = torch.arange(20)
+    first = Network(0).norms[0]
+    residual = layer_norm(Network(0).embedding(token_ids).double(), (WIDTH,), _double(first.weight), _double(first.bias)).float()
+    together = run(build(is_read_by_linear_alone=False), token_ids)
+    torch.testing.assert_close(together, run(build(is_read_by_linear_alone=True), token_ids) + residual)
+
+
 @torch.inference_mode()
 def test_packing_lets_go_of_every_float_weight(library: KernelLibrary) -> None:
     network = Network(0)

@@ -102,6 +102,7 @@ class NormCall(Structure):
         ("is_rms", c_bool),
         ("num_rows", c_int64),
         ("width", c_int64),
+        ("also", Rows),
     ]
 
 

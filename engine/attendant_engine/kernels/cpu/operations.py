@@ -85,13 +85,14 @@ def _table(table: torch.Tensor | PackedWeight) -> Table:
 
 @dataclass(slots=True, eq=False)
 class NormOperation:
-    """LayerNorm with a bias, RMSNorm without one; both tensors float32 ``[width]``."""
+    """LayerNorm with a bias, RMSNorm without one; both tensors float32 ``[width]``. ``also`` is ``out`` in a second format."""
 
     x: Value
     out: Value
     weight: torch.Tensor
     bias: torch.Tensor | None
     eps: float
+    also: Value | None = None
     kind: ClassVar = OpKind.NORM
     name: ClassVar = "norm"
     call: NormCall = field(default_factory=NormCall)
@@ -109,16 +110,18 @@ class NormOperation:
 
     @property
     def writes(self) -> tuple[Value, ...]:
-        """Its output."""
-        return (self.out,)
+        """Its output, once or twice."""
+        return (self.out,) if self.also is None else (self.out, self.also)
 
     def wanted_format(self, value: Value) -> Format:
         """The residual stream is float32."""
         return Format.F32
 
     def bind(self, arena: Arena) -> None:
-        """Write both addresses."""
+        """Write the addresses of input and outputs."""
         self.call.x, self.call.out = rows(arena, self.x), rows(arena, self.out)
+        if self.also is not None:
+            self.call.also = rows(arena, self.also)
 
 
 @dataclass(slots=True, eq=False)

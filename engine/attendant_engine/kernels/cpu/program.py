@@ -169,7 +169,10 @@ class ProgramBuilder:
         return operation
 
     def _choose_formats(self) -> None:
-        """Write a value in the format that all its readers want, if its writer can; in float32 otherwise."""
+        """Write a value in the format that all its readers want, if its writer can; in float32 otherwise.
+
+        A norm writes a second time for linear layers that read its output otherwise than as float32.
+        """
         wanted: dict[Value, set[Format]] = {}
         for operation in self._operations:
             for value in operation.reads:
@@ -177,6 +180,18 @@ class ProgramBuilder:
         for value, formats in wanted.items():
             if len(formats) == 1 and formats <= value.formats:
                 (value.format,) = formats
+        for operation in self._operations:
+            if isinstance(operation, NormOperation):
+                self._write_twice(operation, wanted.get(operation.out, set()) - {Format.F32})
+
+    def _write_twice(self, norm: NormOperation, wanted: set[Format]) -> None:
+        if norm.out.format is not Format.F32 or len(wanted) != 1:
+            return
+        (second,) = wanted
+        norm.also = Value(norm.out.width, frozenset({second}), second)
+        for operation in self._operations:
+            if isinstance(operation, LinearOperation) and operation.x is norm.out and operation.wanted_format(norm.out) is second:
+                operation.x = norm.also
 
     def _place_values(self) -> tuple[dict[Value, int], int]:
         """Return every value's offset in bytes a row and the row bytes of all together.

@@ -62,7 +62,8 @@ struct EmbedCall {
     Rows out;  // F32
 };
 
-// LayerNorm (bias not null, or is_rms false) or RMSNorm over `width`; out in F32, BF16 or U8 (quantised per row).
+// LayerNorm (bias not null, or is_rms false) or RMSNorm over `width`; out in F32, BF16 or U8 (quantised per row), and, if
+// its data is not null, in the format of `also` too.
 struct NormCall {
     Rows x;  // F32
     Rows out;
@@ -71,6 +72,7 @@ struct NormCall {
     float eps = 0;
     bool is_rms = false;
     int64_t num_rows = 0, width = 0;
+    Rows also;
 };
 
 // The geometry of a paged cache of one layer; see cache_layout.h.

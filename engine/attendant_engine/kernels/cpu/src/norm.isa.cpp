@@ -61,17 +61,29 @@ inline void for_each_vector(const NormCall& call, const float* x, Moments moment
 }
 
 // In pieces through a small buffer: the row is computed twice, once for its magnitude.
-void write_quantised(const NormCall& call, const float* x, Moments moments, int64_t row) {
+void write_quantised(const NormCall& call, const float* x, Moments moments, uint8_t* out, float& scale) {
     Vec magnitudes = zero();
     for_each_vector(
         call, x, moments, [&](int64_t, int64_t count, Vec a) { magnitudes = max_magnitude(magnitudes, abs(keep_first(a, count))); });
     const float magnitude = largest_magnitude(magnitudes);
-    uint8_t* out = static_cast<uint8_t*>(call.out.data) + row * call.out.stride;
     for_each_vector(call, x, moments, [&](int64_t i, int64_t count, Vec a) {
         alignas(64) float piece[kWidth];
         store(piece, a);
-        call.out.scales[row] = quantize_row(piece, count, magnitude, out + i);
+        scale = quantize_row(piece, count, magnitude, out + i);
     });
+}
+
+void write_row(const NormCall& call, const float* x, Moments moments, const Rows& rows, int64_t row) {
+    const int64_t first = row * rows.stride;
+    if (rows.format == Format::F32) {
+        float* out = static_cast<float*>(rows.data) + first;
+        for_each_vector(call, x, moments, [&](int64_t i, int64_t count, Vec a) { store_tail(out + i, a, count); });
+    } else if (rows.format == Format::BF16) {
+        uint16_t* out = static_cast<uint16_t*>(rows.data) + first;
+        for_each_vector(call, x, moments, [&](int64_t i, int64_t count, Vec a) { store_bf16_tail(out + i, a, count); });
+    } else {
+        write_quantised(call, x, moments, static_cast<uint8_t*>(rows.data) + first, rows.scales[row]);
+    }
 }
 
 }  // namespace
@@ -81,15 +93,8 @@ void norm(const NormCall& call, Team& team) {
     for (int64_t row = rows.begin; row < rows.end; row++) {
         const float* x = static_cast<const float*>(call.x.data) + row * call.x.stride;
         const Moments moments = row_moments(call, x);
-        if (call.out.format == Format::F32) {
-            float* out = static_cast<float*>(call.out.data) + row * call.out.stride;
-            for_each_vector(call, x, moments, [&](int64_t i, int64_t count, Vec a) { store_tail(out + i, a, count); });
-        } else if (call.out.format == Format::BF16) {
-            uint16_t* out = static_cast<uint16_t*>(call.out.data) + row * call.out.stride;
-            for_each_vector(call, x, moments, [&](int64_t i, int64_t count, Vec a) { store_bf16_tail(out + i, a, count); });
-        } else {
-            write_quantised(call, x, moments, row);
-        }
+        write_row(call, x, moments, call.out, row);
+        if (call.also.data != nullptr) write_row(call, x, moments, call.also, row);
     }
 }
 

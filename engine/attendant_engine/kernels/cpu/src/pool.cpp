@@ -22,8 +22,8 @@
 namespace attendant {
 namespace {
 
-constexpr int kSpinsBeforeYield = 4000;   // about a tenth of a millisecond; then a partner may have lost its core
-constexpr int kYieldsBeforeSleep = 1500;  // together about half a millisecond: longer than Python takes between two calls
+constexpr int kSpinsBeforeYield = 4000;   // a tenth of a millisecond; then a partner may have lost its core, or wait for this one
+constexpr int kYieldsBeforeSleep = 1000;  // together about half a millisecond: longer than Python takes between two calls
 
 // What a job is and who is in it. `job`, `argument` and `team_size` are written before `job_number` announces them, and
 // only when no worker is running.
