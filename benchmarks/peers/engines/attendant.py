@@ -64,11 +64,13 @@ class Attendant:
 def engine_config(setup: Setup) -> EngineConfig:
     """Return an operator's configuration for the load: the class of precision, and a cache with room for it.
 
+    Without guesses: a random model soon repeats itself, and an n-gram table would look better than it is on any text.
+
     Raises ``UnsupportedError`` for a class that this build of the engine does not have.
     """
     shape = SHAPES[_model_name(setup)]
     dtype = "float32" if setup.precision == "float32" else "bfloat16"
-    fields: dict[str, Any] = {"device": "cpu", "dtype": dtype, "max_num_seqs": max(setup.load.max_sequences, 1)}
+    fields: dict[str, Any] = {"device": "cpu", "dtype": dtype, "max_num_seqs": max(setup.load.max_sequences, 1), "speculation": "none"}
     if setup.precision in ("int8", "int4"):
         if "quantization" not in {field.name for field in dataclasses.fields(EngineConfig)}:
             raise UnsupportedError(f"this build of the engine has no {setup.precision}")
