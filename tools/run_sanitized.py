@@ -41,10 +41,12 @@ def why_not() -> str | None:
     return reason
 
 
-def command_and_environment(sanitizer: Sanitizer, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Compile the kernels with ``sanitizer``, and return how to start pytest with ``arguments`` on them."""
-    os.environ["CXX"] = "g++"
-    library = _kernel_build().build(sanitizer=sanitizer)
+def command_and_environment(
+    sanitizer: Sanitizer, arguments: list[str], *, instruction_set: str | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Compile the kernels with ``sanitizer``, all or one instruction set's, and return how to start pytest with ``arguments`` on them."""
+    os.environ["CXX"] = str(shutil.which("g++"))
+    library = _kernel_build().build(sanitizer=sanitizer, instruction_set=instruction_set)
     environment = {
         **os.environ,
         **_OPTIONS,

@@ -1,6 +1,6 @@
 """Compiles the CPU kernels into one shared object beside this file: run by ``make`` in a checkout and by the wheel's build.
 
-    python engine/attendant_engine/kernels/cpu/build.py [--sanitize address|thread]
+    python engine/attendant_engine/kernels/cpu/build.py [--sanitize address|thread [--instruction-set avx2]]
 
 Sources named ``*.isa.cpp`` are compiled once an instruction set. Objects are kept and only what changed is compiled anew.
 Imports nothing of ours and nothing beyond the standard library, because a build has neither yet.
@@ -37,9 +37,10 @@ INSTRUCTION_SETS = {
 # No contraction: a * b + c is fused where the source says so and nowhere else, whatever the optimiser feels like.
 _COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-pthread")
 _OPTIMISED = ("-O3", "-DNDEBUG")
+# Not optimised: the checks of a large kernel take the optimiser minutes, and running them unoptimised takes seconds.
 _SANITIZED: dict[Sanitizer, tuple[str, ...]] = {
-    "address": ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"),
-    "thread": ("-O1", "-g", "-fsanitize=thread", "-fno-omit-frame-pointer"),
+    "address": ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"),
+    "thread": ("-O0", "-g", "-fsanitize=thread", "-fno-omit-frame-pointer"),
 }
 # zig is clang with its own C library headers; an explicit target keeps this machine's processor and libraries out of the code.
 _ZIG = ("-m", "ziglang", "c++", "-target", "x86_64-linux-gnu.2.28")
@@ -73,33 +74,37 @@ def why_not() -> str | None:
     return None
 
 
-def library_path(sanitizer: Sanitizer | None = None) -> Path:
+def library_path(sanitizer: Sanitizer | None = None, *, instruction_set: str | None = None) -> Path:
     """Return where ``build`` puts the shared object: the engine's own, or the one with a sanitizer."""
-    return LIBRARY if sanitizer is None else HERE / "build" / sanitizer / LIBRARY.name
+    if sanitizer is None:
+        return LIBRARY
+    return HERE / "build" / sanitizer / f"{instruction_set or 'all'}.so"
 
 
-def build(*, sanitizer: Sanitizer | None = None, jobs: int | None = None) -> Path:
+def build(*, sanitizer: Sanitizer | None = None, instruction_set: str | None = None, jobs: int | None = None) -> Path:
     """Compile what changed, link, and return the shared object.
 
-    Raises ``subprocess.CalledProcessError`` where the compiler does; call it only where ``why_not`` returns None.
+    With ``instruction_set`` the sanitizer sees the kernels of that one alone; the others come as they are, which is
+    quicker to build. Raises ``subprocess.CalledProcessError`` where the compiler does; call it only where ``why_not``
+    returns None.
     """
     compiler = find_compiler()
     assert compiler is not None, "no compiler"
-    library = library_path(sanitizer)
-    folder = HERE / "build" / (sanitizer or "optimised")
-    folder.mkdir(parents=True, exist_ok=True)
+    library = library_path(sanitizer, instruction_set=instruction_set)
+    plain = HERE / "build" / "optimised"
+    folder = plain if sanitizer is None else HERE / "build" / sanitizer
     flags = (*_COMMON, *(_OPTIMISED if sanitizer is None else _SANITIZED[sanitizer]))
-    units = _units(folder, flags)
-    with _locked(folder):
-        # Objects of two compilers do not mix: their standard libraries differ.
-        made_by = folder / "compiler"
-        is_other = not made_by.exists() or made_by.read_text() != shlex.join(compiler)
-        stale = [unit for unit in units if is_other or _is_stale(unit.target)]
-        made_by.unlink(missing_ok=True)
+    units = _units(folder, flags, tuple(INSTRUCTION_SETS) if instruction_set is None else (instruction_set,), with_shared=True)
+    if instruction_set is not None:
+        others = tuple(name for name in INSTRUCTION_SETS if name != instruction_set)
+        units += _units(plain, (*_COMMON, *_OPTIMISED), others, with_shared=False)
+    with _locked():
+        for each in {plain, folder}:
+            _empty_if_of_another_compiler(each, compiler)
+        stale = [unit for unit in units if _is_stale(unit.target)]
         with ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
             list(pool.map(lambda unit: _compile(compiler, unit), stale))
-        made_by.write_text(shlex.join(compiler))
-        if stale or not library.exists() or library.stat().st_mtime_ns < max(unit.target.stat().st_mtime_ns for unit in units):
+        if not library.exists() or library.stat().st_mtime_ns < max(unit.target.stat().st_mtime_ns for unit in units):
             # Linked beside and moved into place, so that nobody ever loads half a library.
             partial = library.with_suffix(".partial")
             _call([*compiler, "-shared", *flags, "-o", str(partial), *(str(unit.target) for unit in units)])
@@ -107,16 +112,27 @@ def build(*, sanitizer: Sanitizer | None = None, jobs: int | None = None) -> Pat
     return library
 
 
-def _units(folder: Path, flags: tuple[str, ...]) -> list[_Unit]:
+def _units(folder: Path, flags: tuple[str, ...], instruction_sets: tuple[str, ...], *, with_shared: bool) -> list[_Unit]:
     units = []
     for source in sorted(SOURCES.glob("*.cpp")):
         if source.name.endswith(".isa.cpp"):
             stem = source.name.removesuffix(".isa.cpp")
-            for isa, isa_flags in INSTRUCTION_SETS.items():
-                units.append(_Unit(source, folder / f"{stem}.{isa}.o", (*flags, *isa_flags, f"-DATTENDANT_ISA={isa}")))
-        else:
+            for isa in instruction_sets:
+                units.append(_Unit(source, folder / f"{stem}.{isa}.o", (*flags, *INSTRUCTION_SETS[isa], f"-DATTENDANT_ISA={isa}")))
+        elif with_shared:
             units.append(_Unit(source, folder / f"{source.stem}.o", (*flags, "-msse4.2")))
     return units
+
+
+def _empty_if_of_another_compiler(folder: Path, compiler: Sequence[str]) -> None:
+    """Objects of two compilers do not mix: their standard libraries differ."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made_by = folder / "compiler"
+    if made_by.exists() and made_by.read_text() == shlex.join(compiler):
+        return
+    for target in folder.glob("*.o"):
+        target.unlink()
+    made_by.write_text(shlex.join(compiler))
 
 
 def _is_stale(target: Path) -> bool:
@@ -139,9 +155,10 @@ def _call(command: Sequence[str]) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one build at a time write to ``folder``: two terminals, or two test workers, may both want one."""
-    with (folder / "lock").open("w") as lock:
+def _locked() -> Iterator[None]:
+    """Let one build at a time write: two terminals, or two test workers, may both want one."""
+    (HERE / "build").mkdir(exist_ok=True)
+    with (HERE / "build" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -150,9 +167,12 @@ def main() -> int:
     """Build, or say why not; 1 where the compiler failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sanitize", choices=tuple(_SANITIZED), help="into a folder of its own and with these checks, for tests")
+    parser.add_argument("--instruction-set", choices=tuple(INSTRUCTION_SETS), help="sanitize the kernels of this one alone")
     parser.add_argument("--jobs", type=int, default=None, help="compilations at a time (default: the cores)")
     parser.add_argument("--has-compiler", action="store_true", help="build nothing; exit with 0 where there is a compiler, else 1")
     arguments = parser.parse_args()
+    if arguments.instruction_set and not arguments.sanitize:
+        parser.error("--instruction-set goes with --sanitize")
     if arguments.has_compiler:
         return 0 if find_compiler() else 1
     reason = why_not()
@@ -160,7 +180,7 @@ def main() -> int:
         sys.stderr.write(f"{reason}\n")
         return 0
     try:
-        build(sanitizer=arguments.sanitize, jobs=arguments.jobs)
+        build(sanitizer=arguments.sanitize, instruction_set=arguments.instruction_set, jobs=arguments.jobs)
     except subprocess.CalledProcessError as error:
         return error.returncode
     return 0
