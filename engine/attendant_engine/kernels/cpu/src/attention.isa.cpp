@@ -64,7 +64,8 @@ ATTENDANT_INLINE void fetch(const char* line) { __builtin_prefetch(line, 0, 2); 
 // scores[r][first + c] = q[r] . keys of tile first + c, for C tiles. With `kAhead`, fetches as many tiles of the next span.
 template <class Cached, int R, int T, int C, bool kAhead>
 ATTENDANT_INLINE void score_tiles(
-    const typename Cached::Number* q, int64_t stride, const Span& span, const Span& ahead, int first, int64_t num_steps, Line (&scores)[R][T]) {
+    const typename Cached::Number* q, int64_t stride, const Span& span, const Span& ahead, int first, int64_t num_steps,
+    Line (&scores)[R][T]) {
     const char* lines[C];
     const char* lines_ahead[C];
     Line sums[R][C];
@@ -90,8 +91,9 @@ ATTENDANT_INLINE void score_tiles(
 // Scores R rows against a span's first T tiles, and turns the scores into weights; what was summed before has then to be
 // multiplied by `corrections`.
 template <class Cached, int R, int T, bool kAhead>
-void weigh(const Span& span, const Span& ahead, int64_t row, int64_t base, int64_t head_dim, State<Cached>& state,
-           typename Cached::Number* weights, float* corrections) {
+void weigh(
+    const Span& span, const Span& ahead, int64_t row, int64_t base, int64_t head_dim, State<Cached>& state,
+    typename Cached::Number* weights, float* corrections) {
     const int64_t stride = padded_head_dim(head_dim), num_steps = (head_dim + Cached::kGroup - 1) / Cached::kGroup;
     Line scores[R][T];
     constexpr int kMost = lines_at_once(R), C = kMost < T ? kMost : T;
@@ -137,8 +139,9 @@ void weigh(const Span& span, const Span& ahead, int64_t row, int64_t base, int64
 
 // sums[r] = sums[r] * corrections[r] + weights[r] . values, for C lines of dimensions from the byte `offset` of a row on.
 template <class Cached, int R, int C, bool kAhead>
-ATTENDANT_INLINE void add_lines(const typename Cached::Number* weights, const float* corrections, const Span& span, const Span& ahead,
-                                int64_t num_keys, int64_t row_bytes, int64_t offset, float* sums, int64_t stride) {
+ATTENDANT_INLINE void add_lines(
+    const typename Cached::Number* weights, const float* corrections, const Span& span, const Span& ahead, int64_t num_keys,
+    int64_t row_bytes, int64_t offset, float* sums, int64_t stride) {
     Line now[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
@@ -170,8 +173,9 @@ ATTENDANT_INLINE void add_lines(const typename Cached::Number* weights, const fl
 }
 
 template <class Cached, int R, bool kAhead>
-void add_values(const typename Cached::Number* weights, const float* corrections, const Span& span, const Span& ahead, int64_t num_keys,
-                int64_t padded_dim, float* sums) {
+void add_values(
+    const typename Cached::Number* weights, const float* corrections, const Span& span, const Span& ahead, int64_t num_keys,
+    int64_t padded_dim, float* sums) {
     constexpr int kMost = lines_at_once(R), kHalf = kMost > 1 ? kMost / 2 : 1;
     const int64_t row_bytes = padded_dim * Cached::kGroup * static_cast<int64_t>(sizeof(typename Cached::Element));
     int64_t d = 0;
@@ -208,12 +212,18 @@ template <class Cached, bool kAhead>
 ATTENDANT_INLINE void attend_rows(
     const Span& span, const Span& ahead, int64_t row, int64_t num_rows, int64_t base, int64_t head_dim, State<Cached>& state) {
     switch (num_rows) {
-        case 1: return attend_group<Cached, 1, kAhead>(span, ahead, row, base, head_dim, state);
-        case 2: return attend_group<Cached, 2, kAhead>(span, ahead, row, base, head_dim, state);
-        case 3: return attend_group<Cached, 3, kAhead>(span, ahead, row, base, head_dim, state);
-        case 4: return attend_group<Cached, 4, kAhead>(span, ahead, row, base, head_dim, state);
-        case 5: return attend_group<Cached, 5, kAhead>(span, ahead, row, base, head_dim, state);
-        default: return attend_group<Cached, 6, kAhead>(span, ahead, row, base, head_dim, state);
+        case 1:
+            return attend_group<Cached, 1, kAhead>(span, ahead, row, base, head_dim, state);
+        case 2:
+            return attend_group<Cached, 2, kAhead>(span, ahead, row, base, head_dim, state);
+        case 3:
+            return attend_group<Cached, 3, kAhead>(span, ahead, row, base, head_dim, state);
+        case 4:
+            return attend_group<Cached, 4, kAhead>(span, ahead, row, base, head_dim, state);
+        case 5:
+            return attend_group<Cached, 5, kAhead>(span, ahead, row, base, head_dim, state);
+        default:
+            return attend_group<Cached, 6, kAhead>(span, ahead, row, base, head_dim, state);
     }
 }
 

@@ -67,7 +67,8 @@ ATTENDANT_INLINE __m256 largest_of_each(const Vec (&a)[R]) {
 #endif
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < 8; r += 2) half[r / 2] = _mm256_max_ps(_mm256_unpacklo_ps(half[r], half[r + 1]), _mm256_unpackhi_ps(half[r], half[r + 1]));
+    for (int r = 0; r < 8; r += 2)
+        half[r / 2] = _mm256_max_ps(_mm256_unpacklo_ps(half[r], half[r + 1]), _mm256_unpackhi_ps(half[r], half[r + 1]));
 #pragma GCC unroll 2
     for (int r = 0; r < 4; r += 2) {
         const __m256d x = _mm256_castps_pd(half[r]), y = _mm256_castps_pd(half[r + 1]);

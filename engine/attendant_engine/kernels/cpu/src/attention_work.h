@@ -10,11 +10,11 @@
 namespace attendant::ATTENDANT_ISA {
 namespace {
 
-constexpr int64_t kSpan = 64;         // keys that are attended together; spans stand at multiples of this in a sequence
-constexpr int64_t kRowsAtOnce = 6;    // rows whose sums stay in registers together
+constexpr int64_t kSpan = 64;       // keys that are attended together; spans stand at multiples of this in a sequence
+constexpr int64_t kRowsAtOnce = 6;  // rows whose sums stay in registers together
 constexpr int64_t kMaxItemRows = 48;
 constexpr int64_t kItemNumbers = 24 * 64;  // rows times dimensions that stay near beside a span's keys and values
-constexpr int64_t kReadCost = 8;      // reading a key and a value costs about as much as attending this many rows to them
+constexpr int64_t kReadCost = 8;           // reading a key and a value costs about as much as attending this many rows to them
 
 struct Item {
     int64_t sequence, kv_head;

@@ -50,7 +50,12 @@ public:
     ATTENDANT_INLINE bool next(Run& run) {
         if (token_ >= tokens_.end || heads_.begin >= heads_.end) return false;
         const int64_t offset = tile_offset(call_.cache, block_, head_, tile_in_block_);
-        run = {token_, num_tokens_, head_, lane_, static_cast<char*>(call_.cache.key) + offset, static_cast<char*>(call_.cache.value) + offset};
+        run = {token_,
+               num_tokens_,
+               head_,
+               lane_,
+               static_cast<char*>(call_.cache.key) + offset,
+               static_cast<char*>(call_.cache.value) + offset};
         if (++head_ == heads_.end) {
             head_ = heads_.begin;
             token_ += num_tokens_;
