@@ -60,6 +60,7 @@ def load(setup: Setup) -> Roofline:
 
 def _build() -> ctypes.CDLL:
     source, library = ROOT / "benchmarks" / "peers" / "read_bandwidth.cpp", HOME / "read_bandwidth.so"
+    HOME.mkdir(parents=True, exist_ok=True)
     if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
         flags = ["-std=c++17", "-O3", "-march=native", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fPIC", "-shared", "-pthread"]
         subprocess.run(["g++", *flags, str(source), "-o", str(library)], check=True)
