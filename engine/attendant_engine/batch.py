@@ -33,6 +33,7 @@ class SequencePacker:
         self._lengths = _Columns(2, np.int32)  # cumulative query lengths, keys a sequence
         self._table = BlockTable()
         self._arange = np.arange(_MIN_CAPACITY + 1)
+        self._is_on_host = device.type == "cpu"
 
     def pack(self, scheduled: Sequence[ScheduledSequence]) -> ModelInputs:
         """Return the inputs of one step."""
@@ -58,6 +59,7 @@ class SequencePacker:
         block_idx = positions // self._block_size
         np.multiply(table[row_of_token, block_idx] - block_idx, self._block_size, out=slots)
         slots += positions
+        table_view = torch.from_numpy(table)
         context_lens = tuple([start + length for start, length in zip(starts, query_lens, strict=True)])
         seq_lens[:num_sequences] = context_lens
         token_views = self._tokens.views(num_tokens, self._device)
@@ -71,7 +73,7 @@ class SequencePacker:
                 seq_lens=length_views[1][:num_sequences],
                 query_lens=query_lens,
                 context_lens=context_lens,
-                block_table=torch.from_numpy(table).to(self._device),
+                block_table=table_view if self._is_on_host else table_view.to(self._device),
                 slot_mapping=token_views[2],
             ),
         )

@@ -20,15 +20,16 @@ def finish_reason(sequence: Sequence) -> FinishReason | None:
 
 def token_output(tokens: tuple[SampledToken, ...], reason: FinishReason | None, now_s: float) -> SequenceOutput:
     """Report new tokens of one sequence, which it has appended already; ``reason`` is that of the last."""
-    sequence = tokens[0].sequence
-    token_ids = tuple([token.token_id for token in tokens])
-    if reason is None and sequence.has_reported and tokens[0].logprobs is None:
+    first = tokens[0]
+    sequence = first.sequence
+    token_ids = (first.token_id,) if len(tokens) == 1 else tuple([token.token_id for token in tokens])
+    if reason is None and sequence.has_reported and first.logprobs is None:
         return SequenceOutput(request_id=sequence.state.request_id, index=sequence.index, token_ids=token_ids)
     return _report(
         sequence,
         now_s,
         token_ids=token_ids,
-        logprobs=None if tokens[0].logprobs is None else tuple([token.logprobs for token in tokens if token.logprobs is not None]),
+        logprobs=None if first.logprobs is None else tuple([token.logprobs for token in tokens if token.logprobs is not None]),
         reason=reason,
         stop_token_id=token_ids[-1] if reason == "stop" else None,
     )
