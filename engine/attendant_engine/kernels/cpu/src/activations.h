@@ -20,15 +20,15 @@ inline Vec odd_rational(Vec x, float bound, const float (&p)[P], const float (&q
 }
 
 inline Vec erf(Vec x) {
-    constexpr float p[] = {1.12837910652f,        0.198159337044f,         0.0503418445587f,       0.00363129586913f,
-                           0.000140574455145f,    -1.96309997591e-06f,     2.01485852226e-08f};
+    constexpr float p[] = {1.12837910652f,     0.198159337044f,     0.0503418445587f,  0.00363129586913f,
+                           0.000140574455145f, -1.96309997591e-06f, 2.01485852226e-08f};
     constexpr float q[] = {1.0f, 0.508945882320f, 0.114271372557f, 0.0142058776692f, 0.000940338009968f};
     return odd_rational(x, 3.9f, p, q);
 }
 
 inline Vec tanh(Vec x) {
-    constexpr float p[] = {1.0f,                   0.130840182304f,     0.00310396519490f,      1.11543968160e-05f,
-                           -2.02255563441e-08f,    5.27809254636e-11f,  -8.48904212441e-14f};
+    constexpr float p[] = {
+        1.0f, 0.130840182304f, 0.00310396519490f, 1.11543968160e-05f, -2.02255563441e-08f, 5.27809254636e-11f, -8.48904212441e-14f};
     constexpr float q[] = {1.0f, 0.464173465967f, 0.0244952142239f, 0.000254615792073f};
     return odd_rational(x, 9.0f, p, q);
 }
@@ -57,14 +57,22 @@ inline Vec squared_relu(Vec x) {
 // The branch is the same for every element of a call; where it is a template argument it costs nothing.
 inline Vec activate(Vec x, Activation activation) {
     switch (activation) {
-        case Activation::None: return x;
-        case Activation::Gelu: return gelu(x);
-        case Activation::GeluTanh: return gelu_tanh(x);
-        case Activation::QuickGelu: return quick_gelu(x);
-        case Activation::Relu: return relu(x);
-        case Activation::SquaredRelu: return squared_relu(x);
-        case Activation::Silu: return silu(x);
-        case Activation::Tanh: return tanh(x);
+        case Activation::None:
+            return x;
+        case Activation::Gelu:
+            return gelu(x);
+        case Activation::GeluTanh:
+            return gelu_tanh(x);
+        case Activation::QuickGelu:
+            return quick_gelu(x);
+        case Activation::Relu:
+            return relu(x);
+        case Activation::SquaredRelu:
+            return squared_relu(x);
+        case Activation::Silu:
+            return silu(x);
+        case Activation::Tanh:
+            return tanh(x);
     }
     return x;
 }
