@@ -62,7 +62,14 @@ def find_compiler() -> tuple[str, ...] | None:
     found = next((path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), None)
     if found is not None:
         return (found,)
-    return (sys.executable, *_ZIG) if importlib.util.find_spec("ziglang") else None
+    return (sys.executable, *_ZIG) if _has_zig() else None
+
+
+def _has_zig() -> bool:
+    """Say whether ziglang is installed and works: an installation that was interrupted leaves some of it."""
+    if importlib.util.find_spec("ziglang") is None:
+        return False
+    return subprocess.run([sys.executable, "-m", "ziglang", "version"], capture_output=True).returncode == 0
 
 
 def why_not() -> str | None:
