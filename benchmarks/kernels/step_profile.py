@@ -3,13 +3,15 @@
     python -m benchmarks.kernels.step_profile [--dtype float32] [--quantization none] [--sequences 1,16,64] [--context 192]
 
 A time is the least of all repetitions, operation by operation: what the step takes when nobody disturbs it. ``GB/s`` and
-``GFLOP/s`` count what an operation must read and multiply: weights once, keys and values of the whole context.
+``GFLOP/s`` count what an operation must read and multiply: packed weights once, keys and values of the whole context. The
+last columns set both beside the roofline of the same run: a sum over 256 MB, and a product of 1,024 rows.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -19,8 +21,11 @@ import torch
 
 from attendant_engine.attention.base import AttentionMetadata, LayerCache
 from attendant_engine.attention.registry import cache_block_shape
-from attendant_engine.kernels.cpu.library import load_library
+from attendant_engine.kernels.cpu.calls import WeightFormat
+from attendant_engine.kernels.cpu.library import KernelLibrary, load_library
 from attendant_engine.kernels.cpu.linear import NativeLinear
+from attendant_engine.kernels.cpu.operations import AttentionOperation, LinearOperation
+from attendant_engine.kernels.cpu.weights import PackedWeight
 from attendant_engine.models.base import LoadedModel, ModelInputs
 from attendant_engine.models.native import NativeTrunk
 from attendant_engine.weights.loader import load_model
@@ -59,29 +64,88 @@ def step_inputs(model: LoadedModel, lengths: Sequence[int], num_new: int) -> Mod
     )
 
 
-def profile(model: LoadedModel, inputs: ModelInputs, repetitions: int) -> tuple[dict[str, tuple[int, float]], float, float]:
-    """Return calls and least milliseconds of a step by operation name, and the least and the median of whole steps."""
-    assert isinstance(model.trunk, NativeTrunk) and isinstance(model.lm_head, NativeLinear)
+@dataclass(slots=True)
+class Entry:
+    """All calls of one kind in a step: how many, their least seconds, the bytes that they must read and their operations."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    num_bytes: float = 0.0
+    flops: float = 0.0
+
+
+def profile(model: LoadedModel, inputs: ModelInputs, repetitions: int) -> tuple[dict[str, Entry], list[float]]:
+    """Return an entry a kind of operation, and the seconds of each whole step."""
+    trunk, head = model.trunk, model.lm_head
+    assert isinstance(trunk, NativeTrunk) and isinstance(head, NativeLinear)
+    num_tokens, num_sequences = len(inputs.token_ids), inputs.attention.num_sequences
+    last_rows = inputs.attention.cu_seqlens_q[1:] - 1
     least: list[float] = []
-    names: list[str] = []
     whole: list[float] = []
     for _ in range(repetitions):
         begun_s = perf_counter()
-        timed = model.trunk.profile(inputs)
-        hidden = model.trunk.hidden(inputs.attention.num_sequences)
+        timed = trunk.profile(inputs)
         head_s = perf_counter()
-        model.lm_head(hidden)
+        head(trunk.hidden(num_tokens), last_rows)
         ended_s = perf_counter()
-        timed.append(("head", ended_s - head_s))
-        whole.append((ended_s - begun_s) * 1e3)
-        names = [name for name, _ in timed]
-        times = [seconds * 1e3 for _, seconds in timed]
+        whole.append(ended_s - begun_s)
+        times = [*(seconds for _, seconds in timed), ended_s - head_s]
         least = times if not least else [min(pair) for pair in zip(least, times, strict=True)]
-    by_name: dict[str, tuple[int, float]] = {}
-    for name, milliseconds in zip(names, least, strict=True):
-        calls, total = by_name.get(name, (0, 0.0))
-        by_name[name] = (calls + 1, total + milliseconds)
-    return by_name, min(whole), median(whole)
+    entries: dict[str, Entry] = {}
+    for (operation, _), seconds in zip(timed, least[:-1], strict=True):
+        entry = entries.setdefault(operation.name, Entry())
+        entry.calls, entry.seconds = entry.calls + 1, entry.seconds + seconds
+        if isinstance(operation, LinearOperation):
+            _count_linear(entry, operation.weight, num_tokens)
+        if isinstance(operation, AttentionOperation):
+            keys = sum(inputs.attention.context_lens)
+            entry.num_bytes += 2 * keys * operation.cache.num_kv_heads * operation.cache.head_dim * model.dtype.itemsize
+    entries["head"] = Entry(1, least[-1])
+    _count_linear(entries["head"], head.weight, num_sequences)
+    return entries, whole
+
+
+def _count_linear(entry: Entry, weight: PackedWeight, num_rows: int) -> None:
+    entry.num_bytes += weight.num_bytes
+    entry.flops += 2.0 * num_rows * weight.num_inputs * weight.num_outputs
+
+
+def roofline(library: KernelLibrary, weight_format: WeightFormat) -> tuple[float, float]:
+    """Return the bytes a second that are read, by a sum over 256 MB, and the operations a second of a product with 1,024 rows."""
+    many = torch.ones(64_000_000)
+    product = NativeLinear(library, PackedWeight(library, weight_format, [(torch.randn(3072, 1024), None)]))
+    x = torch.randn(1024, 1024)
+    read_s = min(_seconds(many.sum) for _ in range(7))
+    product_s = min(_seconds(lambda: product(x)) for _ in range(7))
+    return many.nbytes / read_s, 2 * 1024 * 1024 * 3072 / product_s
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun_s = perf_counter()
+    work()
+    return perf_counter() - begun_s
+
+
+def report(entries: dict[str, Entry], peak_bytes_s: float, peak_flops: float) -> str:
+    """Lay the entries out as a table."""
+    total_s = sum(entry.seconds for entry in entries.values())
+    rows = []
+    for name, entry in entries.items():
+        bytes_s, flops = entry.num_bytes / entry.seconds, entry.flops / entry.seconds
+        rows.append(
+            [
+                name,
+                str(entry.calls),
+                f"{entry.seconds * 1e3:.3f}",
+                f"{entry.seconds / entry.calls * 1e6:.1f}",
+                f"{entry.seconds / total_s:.1%}",
+                f"{bytes_s / 1e9:.1f}" if bytes_s else "",
+                f"{flops / 1e9:.0f}" if flops else "",
+                f"{bytes_s / peak_bytes_s:.0%}" if bytes_s else "",
+                f"{flops / peak_flops:.0%}" if flops else "",
+            ]
+        )
+    return markdown_table(("operation", "calls", "ms", "us a call", "share", "GB/s", "GFLOP/s", "of reading", "of multiplying"), rows)
 
 
 def main() -> int:
@@ -100,7 +164,6 @@ def main() -> int:
         sys.stderr.write("The CPU kernels are not built here.\n")
         return 1
     library.set_num_threads(arguments.threads)
-    torch.set_num_threads(1)
     quantization: Literal["none", "int8", "int4"] = arguments.quantization
     with tempfile.TemporaryDirectory() as directory:
         write_gpt2(Path(directory), GPT2_124M)
@@ -111,17 +174,19 @@ def main() -> int:
             attention_backend="native",
             quantization=quantization,
         )
+    assert isinstance(model.lm_head, NativeLinear)
+    torch.set_num_threads(arguments.threads)
+    peak_bytes_s, peak_flops = roofline(library, model.lm_head.weight.weight_format)
+    torch.set_num_threads(1)
+    print(f"reading {peak_bytes_s / 1e9:.1f} GB/s, multiplying {peak_flops / 1e9:.0f} GFLOP/s")
     for num_sequences in map(int, arguments.sequences.split(",")):
         inputs = step_inputs(model, [arguments.context] * num_sequences, arguments.new)
         with torch.inference_mode():
-            by_name, least_ms, median_ms = profile(model, inputs, arguments.repetitions)
-        total_ms = sum(total for _, total in by_name.values())
-        rows = [
-            [name, str(calls), f"{total:.3f}", f"{total / calls * 1e3:.1f}", f"{total / total_ms:.1%}"]
-            for name, (calls, total) in by_name.items()
-        ]
-        print(f"\n{num_sequences} sequences: sum {total_ms:.2f} ms, whole step {least_ms:.2f} ms at least, {median_ms:.2f} median\n")
-        print(markdown_table(("operation", "calls", "ms", "us a call", "share"), rows))
+            entries, whole = profile(model, inputs, arguments.repetitions)
+        total_ms = sum(entry.seconds for entry in entries.values()) * 1e3
+        least_ms, median_ms = min(whole) * 1e3, median(whole) * 1e3
+        print(f"\n{num_sequences} sequences: {total_ms:.2f} ms; whole steps {least_ms:.2f} at least, {median_ms:.2f} median\n")
+        print(report(entries, peak_bytes_s, peak_flops))
     return 0
 
 

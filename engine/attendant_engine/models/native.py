@@ -22,6 +22,7 @@ from attendant_engine.kernels.cpu.calls import Activation, Step, WeightFormat
 from attendant_engine.kernels.cpu.executor import Program
 from attendant_engine.kernels.cpu.library import KernelLibrary, load_library
 from attendant_engine.kernels.cpu.linear import NativeLinear
+from attendant_engine.kernels.cpu.operations import Operation
 from attendant_engine.kernels.cpu.program import Fill, ProgramBuilder
 from attendant_engine.kernels.cpu.sketch import ProgramSketch
 from attendant_engine.layers.activations import ACTIVATIONS, NATIVE_ACTIVATIONS
@@ -65,8 +66,8 @@ class NativeTrunk:
         """Return the final hidden states ``[T, E]`` float32, which the next call overwrites."""
         return self._program.run(self._prepare(inputs))
 
-    def profile(self, inputs: ModelInputs) -> list[tuple[str, float]]:
-        """Run a step; return the name and the seconds of each operation in order."""
+    def profile(self, inputs: ModelInputs) -> list[tuple[Operation, float]]:
+        """Run a step; return each operation in order, and the seconds that it took."""
         return self._program.run_timed(self._prepare(inputs))
 
     def hidden(self, num_tokens: int) -> torch.Tensor:

@@ -187,7 +187,7 @@ def test_a_timed_run_names_every_operation(library: KernelLibrary) -> None:
     program.reserve(2)
     token_ids = torch.tensor([1, 2])
     timed = program.run_timed(Step(num_tokens=2, token_ids=token_ids.data_ptr()))
-    assert [name for name, _ in timed] == ["embed", *["norm", "linear 40 x 72", "linear 72 x 40"] * 2, "norm"]
+    assert [operation.name for operation, _ in timed] == ["embed", *["norm", "linear 40 x 72", "linear 72 x 40"] * 2, "norm"]
     assert all(seconds >= 0 for _, seconds in timed)
 
 

@@ -116,10 +116,10 @@ class Program:
         """Run one step, for which memory is reserved and a cache attached; return float32 rows ``[T, E]``, valid until the next run."""
         return self._run(step, None)
 
-    def run_timed(self, step: Step) -> list[tuple[str, float]]:
-        """Run one step; return each operation's name, and the seconds from when it began until every thread had done it."""
+    def run_timed(self, step: Step) -> list[tuple[Operation, float]]:
+        """Run one step; return each operation, and the seconds from when it began until every thread had done it."""
         self._run(step, ctypes.addressof(self._op_ns))
-        return [(operation.name, op_ns * 1e-9) for operation, op_ns in zip(self._operations, self._op_ns, strict=True)]
+        return [(operation, op_ns * 1e-9) for operation, op_ns in zip(self._operations, self._op_ns, strict=True)]
 
     def _run(self, step: Step, op_ns: int | None) -> torch.Tensor:
         if self._library.c.attendant_program_run(self._handle, ctypes.addressof(step), op_ns) != 0:

@@ -15,7 +15,7 @@ class NativeLinear:
 
     def __init__(self, library: KernelLibrary, weight: PackedWeight, activation: Activation = Activation.NONE) -> None:
         self._library = library
-        self._weight = weight
+        self.weight = weight
         self._out = torch.empty(0, weight.num_outputs)
         self._scratch = torch.empty(0, dtype=torch.uint8)
         self._call = LinearCall(weight=weight.handle, activation=activation)
@@ -27,8 +27,8 @@ class NativeLinear:
         num_rows = hidden.shape[0] if row_ids is None else row_ids.shape[0]
         if num_rows > self._out.shape[0]:
             with torch.inference_mode(False):
-                self._out = torch.empty(num_rows, self._weight.num_outputs)
-                self._scratch = torch.empty(self._weight.scratch_bytes(num_rows) + 64, dtype=torch.uint8)
+                self._out = torch.empty(num_rows, self.weight.num_outputs)
+                self._scratch = torch.empty(self.weight.scratch_bytes(num_rows) + 64, dtype=torch.uint8)
         call = self._call
         call.x = Rows(hidden.data_ptr(), hidden.stride(0), Format.F32, None)
         call.row_ids = None if row_ids is None else row_ids.data_ptr()
