@@ -12,7 +12,7 @@ from tests.e2e.callers import WAYS, Answer, Caller, grpc_request, http_body, ope
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import BOS
 
-_NUM_CALLS = 64  # enough that they take seconds on the fastest engine
+_NUM_CALLS = 16
 _NUM_TOKENS = 500
 
 

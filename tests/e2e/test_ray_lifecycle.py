@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.checkpoints import write_gpt2
 from tests.e2e.callers import MODEL, open_callers
 from tests.e2e.checkpoints import write_bert_encoder
 from tests.e2e.conftest import START_TIMEOUT_S
@@ -15,14 +16,28 @@ from tests.e2e.processes import descendants, is_alive
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import WHOLE
 
+_SLOW = {"n_embd": 512, "n_layer": 8, "n_head": 8, "n_positions": 512, "vocab_size": 2048}
+"""Takes seconds for what the bundled model says between two heartbeats, so that a drain can be seen."""
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
 def second_server(ray_server: ServerProcess, tmp_path: Path) -> Iterator[ServerProcess]:
     encoder = write_bert_encoder(tmp_path / "encoder")
+    decoder = write_gpt2(tmp_path / "decoder", _SLOW)
     server = ServerProcess(
-        MODEL, f"my encoder={encoder}", "--http-port", "0", "--grpc-port", "0", "--log-level", "warning", log_dir=tmp_path
+        f"{MODEL}={decoder}",
+        f"my encoder={encoder}",
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--log-level",
+        "warning",
+        "--speculation",
+        "none",
+        log_dir=tmp_path,
     )
     try:
         server.wait_ready(START_TIMEOUT_S)
