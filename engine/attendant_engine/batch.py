@@ -145,8 +145,10 @@ class _Columns:
         return views
 
 
-def pack_pooling(states: Sequence[PoolingState], *, is_causal: bool, device: torch.device) -> ModelInputs:
-    """Pack whole texts, which need no cache."""
+def pack_pooling(
+    states: Sequence[PoolingState], *, is_causal: bool, device: torch.device, adapter_names: Sequence[str] = ()
+) -> ModelInputs:
+    """Pack whole texts, which need no cache. Those with an adapter stand last, in the order of ``adapter_names``."""
     lens = tuple([state.num_tokens for state in states])
     cu_seqlens = np.fromiter(accumulate(lens, initial=0), np.int32, len(lens) + 1)
     num_tokens = int(cu_seqlens[-1])
@@ -167,7 +169,16 @@ def pack_pooling(states: Sequence[PoolingState], *, is_causal: bool, device: tor
             context_lens=lens,
             is_causal=is_causal,
         ),
+        adapter_bounds=_adapter_bounds(states, adapter_names),
     )
+
+
+def _adapter_bounds(states: Sequence[PoolingState], adapter_names: Sequence[str]) -> tuple[int, ...] | None:
+    num_tokens = dict.fromkeys((None, *adapter_names), 0)
+    for state in states:
+        num_tokens[state.request.adapter] += state.num_tokens
+    bounds = tuple(accumulate(num_tokens.values()))
+    return bounds if bounds[0] < bounds[-1] else None
 
 
 def _token_ids(scheduled: Sequence[ScheduledSequence]) -> list[int]:

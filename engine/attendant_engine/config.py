@@ -67,6 +67,14 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSource:
+    """An adapter to serve as ``name``, in PEFT layout in the directory ``path``."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """An operator's choices; None and "auto" are resolved by ``plan.resolve`` into a new object.
 
@@ -76,6 +84,7 @@ class EngineConfig:
     scale an output channel, int4 a scale a group of 32 inputs (native CPU kernels only).
     ``num_torch_threads`` is for an engine that computes with torch, None: torch's own choice. The native kernels compute on
     one pool of the whole process, and beside them torch, which has little left to do, gets one thread.
+    ``adapters`` are loaded beside the model, for requests that name one.
     ``speculation`` proposes tokens by an n-gram lookup in what the sequence already holds; the output is the same bits.
     """
 
@@ -92,3 +101,4 @@ class EngineConfig:
     quantization: Literal["none", "int8", "int4"] = "none"
     speculation: Literal["none", "ngram"] = "ngram"
     num_torch_threads: int | None = None
+    adapters: tuple[AdapterSource, ...] = ()

@@ -5,10 +5,10 @@ from pathlib import Path
 from attendant_engine import __version__
 from attendant_engine.json_fields import Fields, read_optional_fields
 from attendant_engine.kernels.cpu.library import load_library
-from attendant_engine.models.base import LoadedModel
+from attendant_engine.models.base import LoadedAdapter, LoadedModel
 from attendant_engine.plan import Plan
 from attendant_engine.tokenizers.chat_template import load_chat_templates
-from attendant_engine.types import ModelInfo, Task
+from attendant_engine.types import AdapterInfo, ModelInfo, Task
 
 _SETTINGS_FILE = "tokenizer_config.json"
 
@@ -38,6 +38,24 @@ def describe_model(model: LoadedModel, plan: Plan, *, path: Path, name: str) -> 
         uses_token_types=config.type_vocab_size > 0,
         quantization=plan.config.quantization,
         kernels=_kernels(plan.config.attention_backend),
+        adapters=tuple(_describe_adapter(adapter) for adapter in model.adapters),
+    )
+
+
+def _describe_adapter(adapter: LoadedAdapter) -> AdapterInfo:
+    tasks: list[Task] = []
+    if adapter.pooling_head is not None:
+        tasks.append("embedding")
+    if adapter.classification_head is not None:
+        tasks.append("classification")
+    return AdapterInfo(
+        name=adapter.name,
+        tasks=tuple(tasks),
+        digest=adapter.digest,
+        rank=adapter.rank,
+        num_parameters=adapter.num_parameters,
+        labels=adapter.labels,
+        multi_label=adapter.multi_label,
     )
 
 

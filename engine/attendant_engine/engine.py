@@ -44,6 +44,7 @@ from attendant_engine.types import (
     PoolingRequest,
     SamplingParams,
     SequenceOutput,
+    Task,
 )
 from attendant_engine.validation import RequestValidator
 from attendant_engine.weights.loader import load_model
@@ -67,6 +68,7 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
         device=device,
         attention_backend=plan.config.attention_backend,
         quantization=plan.config.quantization,
+        adapters=plan.config.adapters,
     )
     if isinstance(model.trunk, NativeTrunk):
         model.trunk.reserve(plan.max_batch_tokens)  # what was planned, and no more as steps grow
@@ -195,17 +197,21 @@ class Engine:
         return tuple(outputs)
 
     def warm_up(self) -> None:
-        """Compute one short request of each kind that the model serves, so that no caller pays for what happens once.
+        """Compute one short request of each kind that the model and its adapters serve, so that no caller pays for what happens once.
 
         Raises ``CheckpointError`` for a model that fails even so.
         """
-        for task in self.info.tasks:
+        kinds: list[tuple[Task, str | None]] = [(task, None) for task in self.info.tasks]
+        kinds += [(task, adapter.name) for adapter in self.info.adapters for task in adapter.tasks]
+        for task, adapter_name in kinds:
             prompt = (0,) * min(_NUM_WARM_UP_TOKENS, self.info.max_model_len - 1)
             if task == "completion" and prompt:
                 params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
                 self.add_request(GenerationRequest(request_id=_WARM_UP_ID, prompt_token_ids=prompt, params=params))
             elif task in ("embedding", "classification"):
-                self.add_request(PoolingRequest(request_id=_WARM_UP_ID, prompt_token_ids=(0, *prompt), task=task, pooling="mean"))
+                self.add_request(
+                    PoolingRequest(request_id=_WARM_UP_ID, prompt_token_ids=(0, *prompt), task=task, pooling="mean", adapter=adapter_name)
+                )
             while self.has_work:
                 if any(output.error is not None for output in self.step().outputs):
                     raise CheckpointError("The model fails on its first request; its weights or this build are damaged.")

@@ -6,7 +6,7 @@ states of its own rows or in its logits. Knows no queues; reads sequences and ch
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import torch
 
@@ -17,7 +17,7 @@ from attendant_engine.decoding.logprobs import token_logprobs
 from attendant_engine.decoding.speculation import num_accepted
 from attendant_engine.errors import RequestFaultError
 from attendant_engine.fault_isolation import run_isolated
-from attendant_engine.models.base import LoadedModel
+from attendant_engine.models.base import LoadedAdapter, LoadedModel
 from attendant_engine.plan import NUM_SCORED_ROWS
 from attendant_engine.sampling import sample
 from attendant_engine.sequence import (
@@ -40,6 +40,7 @@ class Runner:
 
     def __init__(self, model: LoadedModel, cache: CacheTensors | None, *, block_size: int) -> None:
         self._model = model
+        self._adapter_numbers = {adapter.name: number for number, adapter in enumerate(model.adapters, start=1)}
         self._cache = cache
         self._packer = None if cache is None else SequencePacker(cache.layers, block_size=block_size, device=model.device)
 
@@ -135,22 +136,46 @@ class Runner:
         return self._model.lm_head(hidden, torch.tensor(rows, dtype=torch.int32, device=hidden.device))
 
     def _run_pooled(self, states: Sequence[PoolingState]) -> list[PoolingResult]:
-        inputs = pack_pooling(states, is_causal=self._model.config.is_causal, device=self._model.device)
-        hidden = self._model.trunk(inputs)
+        """Compute texts of any task and adapter together, each kind by its own head."""
+        model = self._model
+        ordered = sorted(states, key=self._kind)
+        inputs = pack_pooling(
+            ordered, is_causal=model.config.is_causal, device=model.device, adapter_names=tuple(adapter.name for adapter in model.adapters)
+        )
+        hidden = model.trunk(inputs)
         cu_seqlens = inputs.attention.cu_seqlens_q
-        if states[0].request.task == "classification":
-            assert self._model.classification_head is not None
-            pooled = self._model.classification_head(hidden, cu_seqlens)
-        else:
-            head = self._model.pooling_head
-            assert head is not None
-            modes = tuple(mode for state in states if (mode := state.request.pooling or head.default_pooling) is not None)
-            normalize = tuple(head.default_normalize if state.request.normalize is None else state.request.normalize for state in states)
-            pooled = head(hidden, cu_seqlens, modes, normalize)
-        return [
-            PoolingResult(state, values=tuple(values)) if all(map(math.isfinite, values)) else PoolingResult(state, error=_NOT_FINITE)
-            for state, values in zip(states, pooled.tolist(), strict=True)
-        ]
+        results: dict[str, PoolingResult] = {}
+        first = 0
+        for _, group in groupby(ordered, key=self._kind):
+            alike = list(group)
+            rows = _pool(self._heads(alike[0].request.adapter), hidden, cu_seqlens[first : first + len(alike) + 1], alike)
+            for state, values in zip(alike, rows.tolist(), strict=True):
+                is_good = all(map(math.isfinite, values))
+                results[state.request_id] = PoolingResult(state, tuple(values)) if is_good else PoolingResult(state, error=_NOT_FINITE)
+            first += len(alike)
+        return [results[state.request_id] for state in states]
+
+    def _kind(self, state: PoolingState) -> tuple[int, str]:
+        """Say which texts share a head: those of the model itself first, then each adapter's."""
+        adapter = state.request.adapter
+        return (0 if adapter is None else self._adapter_numbers[adapter], state.request.task)
+
+    def _heads(self, adapter: str | None) -> LoadedModel | LoadedAdapter:
+        return self._model if adapter is None else self._model.adapters[self._adapter_numbers[adapter] - 1]
+
+
+def _pool(
+    heads: LoadedModel | LoadedAdapter, hidden: torch.Tensor, cu_seqlens: torch.Tensor, states: Sequence[PoolingState]
+) -> torch.Tensor:
+    """Return one row for each of ``states``, which are of one task."""
+    if states[0].request.task == "classification":
+        assert heads.classification_head is not None
+        return heads.classification_head(hidden, cu_seqlens)
+    head = heads.pooling_head
+    assert head is not None
+    modes = tuple(mode for state in states if (mode := state.request.pooling or head.default_pooling) is not None)
+    normalize = tuple(head.default_normalize if state.request.normalize is None else state.request.normalize for state in states)
+    return head(hidden, cu_seqlens, modes, normalize)
 
 
 def _raised(item: ScheduledSequence) -> SequenceResult:

@@ -296,12 +296,11 @@ class Scheduler:
             self._waiting.remove(sequence)
 
     def _take_pooling(self, now_s: float) -> Iterator[PoolingState]:
-        """Take from the queue, in order, what fits one step and is of the first one's task."""
+        """Take from the queue, in order, what fits one step."""
         budget = self._max_batch_tokens
-        task = self._pooling[0].request.task
         taken = 0
         for state in self._pooling:
-            if taken == self._max_num_seqs or state.num_tokens > budget or state.request.task != task:
+            if taken == self._max_num_seqs or state.num_tokens > budget:
                 break
             budget -= state.num_tokens
             taken += 1

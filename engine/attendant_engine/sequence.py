@@ -184,7 +184,7 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledStep:
-    """What one step computes: sequences that generate, or pooling requests of one task; never both.
+    """What one step computes: sequences that generate, or pooling requests; never both.
 
     ``is_decode``: each sequence computes its last token, and drafts behind it, and nothing else.
     """

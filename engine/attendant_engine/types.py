@@ -66,7 +66,7 @@ class PoolingRequest:
     """One vector for one (already tokenised) text or pair: an embedding or the logits of a classifier.
 
     ``token_type_ids`` are BERT's segments, None for all zero. ``pooling`` None takes the model's own.
-    ``normalize`` None takes the model's own; it is ignored by classification.
+    ``normalize`` None takes the model's own; it is ignored by classification. ``adapter`` names the one to compute with.
     """
 
     request_id: str
@@ -76,6 +76,7 @@ class PoolingRequest:
     pooling: PoolingMode | None = None
     normalize: bool | None = None
     priority: int = 0
+    adapter: str | None = None
 
 
 EngineRequest = GenerationRequest | PoolingRequest
@@ -141,6 +142,19 @@ EngineOutput = SequenceOutput | PooledOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterInfo:
+    """What an adapter of a loaded model does; ``digest`` names the model's weights and the adapter's together."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    digest: str
+    rank: int
+    num_parameters: int
+    labels: tuple[str, ...] = ()
+    multi_label: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What a loaded model is and does: all a gateway needs to validate, tokenise for and describe it.
 
@@ -170,3 +184,4 @@ class ModelInfo:
     uses_token_types: bool = False
     quantization: str = "none"
     kernels: str = "torch"
+    adapters: tuple[AdapterInfo, ...] = ()

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 
 from attendant_engine.errors import ContextLengthError, InvalidRequestError, UnsupportedError
-from attendant_engine.models.base import LoadedModel
+from attendant_engine.models.base import LoadedAdapter, LoadedModel
 from attendant_engine.types import GenerationRequest, PoolingRequest, SamplingParams
 
 MAX_SEQUENCES = 128
@@ -46,18 +46,28 @@ class RequestValidator:
 
     def check_pooling(self, request: PoolingRequest) -> None:
         """Raise a kind of ``InvalidRequestError`` for a pooling request that this model cannot answer."""
+        heads = self._heads(request.adapter)
         if request.task == "embedding":
-            if self._model.pooling_head is None:
+            if heads.pooling_head is None:
                 raise UnsupportedError("This model gives no embeddings.", param="model")
-            if request.pooling is None and self._model.pooling_head.default_pooling is None:
+            if request.pooling is None and heads.pooling_head.default_pooling is None:
                 raise InvalidRequestError("This model names no pooling of its own; set pooling to mean, cls or last.", param="pooling")
-        elif self._model.classification_head is None:
+        elif heads.classification_head is None:
             raise UnsupportedError("This model does not classify.", param="model")
         num_tokens = len(request.prompt_token_ids)
         self._check_token_ids(request.prompt_token_ids, "input")
         self._check_length(num_tokens, num_tokens)
         if request.token_type_ids is not None:
             self._check_token_types(request.token_type_ids, num_tokens)
+
+    def _heads(self, adapter_name: str | None) -> LoadedModel | LoadedAdapter:
+        if adapter_name is None:
+            return self._model
+        for adapter in self._model.adapters:
+            if adapter.name == adapter_name:
+                return adapter
+        known = ", ".join(adapter.name for adapter in self._model.adapters) or "none"
+        raise InvalidRequestError(f"There is no adapter {adapter_name!r:.80}; this model has {known}.", param="model")
 
     def _check_token_ids(self, token_ids: Iterable[int], param: str) -> None:
         least, most = min(token_ids, default=None), max(token_ids, default=None)

@@ -26,13 +26,23 @@ def parse_size(value: Any) -> Any:
 SizeBytes = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 
 
-class ModelSettings(BaseModel):
-    """One served model: the name that requests use and where its checkpoint lies."""
+class AdapterSettings(BaseModel):
+    """One adapter: the name that requests use as a model's, and its directory in PEFT layout."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
     path: str
+
+
+class ModelSettings(BaseModel):
+    """One served model: the name that requests use, where its checkpoint lies, and the adapters that are loaded beside it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    path: str
+    adapters: tuple[AdapterSettings, ...] = ()
 
 
 class Settings(BaseModel):
@@ -41,6 +51,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: tuple[ModelSettings, ...] = ()
+    adapter: tuple[AdapterSettings, ...] = ()
     host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8000
     grpc_port: Annotated[int, Field(ge=0, le=65535)] = 9000

@@ -25,14 +25,14 @@ def test_each_text_is_answered_as_it_would_be_alone() -> None:
         assert alone.pooled[request.request_id].num_prompt_tokens == len(request.prompt_token_ids)
 
 
-def test_steps_hold_one_task_and_keep_to_both_bounds() -> None:
+def test_steps_mix_tasks_and_keep_to_both_bounds() -> None:
     engine = fake_engine(model=fake_model(is_decoder=False), max_batch_tokens=10, max_num_seqs=3)
     requests = [_request(f"e{i}", (2,) * (1 + i)) for i in range(6)] + [_request(f"c{i}", task="classification") for i in range(4)]
     collected = run_all(engine, *requests)
     assert len(collected.pooled) == 10 and all(output.error is None for output in collected.pooled.values())
     for step in collected.steps:
         assert step.stats.num_tokens <= 10 and step.stats.num_sequences <= 3
-        assert len({output.request_id[0] for output in step.outputs}) == 1
+    assert any(len({output.request_id[0] for output in step.outputs}) == 2 for step in collected.steps)
     assert all(len(collected.pooled[f"c{i}"].values) == 2 for i in range(4))
 
 

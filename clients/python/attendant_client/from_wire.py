@@ -142,6 +142,7 @@ def model(message: models_pb2.Model) -> results.Model:
         status=message.status,
         num_replicas=message.num_replicas,
         adapters=tuple(message.adapters),
+        parent=message.parent or None,
     )
 
 

@@ -185,7 +185,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A served model; ``status`` says why it is not ready, if it is not."""
+    """A served model or adapter; ``status`` says why it is not ready, if it is not. ``parent``: the model that an adapter is on."""
 
     id: str
     kind: str
@@ -204,3 +204,4 @@ class Model:
     adapters: tuple[str, ...]
     quantization: str = "none"
     kernels: str = ""
+    parent: str | None = None

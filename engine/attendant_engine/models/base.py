@@ -16,7 +16,8 @@ class ModelInputs:
     """One packed step as a model sees it.
 
     ``token_ids`` and ``positions`` ``[T]`` int64; ``token_type_ids`` ``[T]`` int64 or None (all zero);
-    ``layer_caches`` one a layer, or None without a cache.
+    ``layer_caches`` one a layer, or None without a cache. ``adapter_bounds`` of a model with A adapters: the last rows of
+    the step are theirs, adapter i's from bound i to bound i + 1 of A + 1; None where no row has one.
     """
 
     token_ids: torch.Tensor
@@ -24,6 +25,7 @@ class ModelInputs:
     attention: AttentionMetadata
     layer_caches: tuple[LayerCache, ...] | None = None
     token_type_ids: torch.Tensor | None = None
+    adapter_bounds: tuple[int, ...] | None = None
 
     def caches_by_layer(self, num_layers: int) -> tuple[LayerCache | None, ...]:
         """Return each layer's cache, or ``num_layers`` times None without one."""
@@ -74,8 +76,28 @@ class ClassificationHead(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedAdapter:
+    """An adapter in memory, its part of the trunk aside: its heads, which are the model's where it has none of its own.
+
+    ``digest`` is sha256 over the model's digest and that of the adapter's file.
+    """
+
+    name: str
+    digest: str
+    rank: int
+    num_parameters: int
+    pooling_head: PoolingHead | None
+    classification_head: ClassificationHead | None
+    labels: tuple[str, ...] = ()
+    multi_label: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A checkpoint in memory: the trunk and exactly the heads it has. ``digest`` is sha256 over the weight files."""
+    """A checkpoint in memory: the trunk and exactly the heads it has. ``digest`` is sha256 over the weight files.
+
+    ``adapters`` are in the order of ``ModelInputs.adapter_bounds``.
+    """
 
     config: ModelConfig
     trunk: Trunk
@@ -86,4 +108,5 @@ class LoadedModel:
     lm_head: LanguageModelHead | None = None
     pooling_head: PoolingHead | None = None
     classification_head: ClassificationHead | None = None
+    adapters: tuple[LoadedAdapter, ...] = ()
     load_stats: LoadStats = field(default_factory=LoadStats)

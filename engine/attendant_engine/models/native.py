@@ -4,6 +4,8 @@ A family takes part by a method ``lower`` beside its ``forward``, which says the
 """
 
 import logging
+from collections.abc import Sequence
+from ctypes import Array, addressof, c_int64
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -14,7 +16,9 @@ from attendant_engine.config import ModelConfig
 from attendant_engine.heads.classification import (
     LastTokenClassification,
     NativeLastTokenClassification,
+    NativePooledClassification,
     NativePoolerClassification,
+    PooledClassification,
     PoolerClassification,
 )
 from attendant_engine.heads.language_model import LanguageModel, TiedLanguageModel
@@ -22,6 +26,7 @@ from attendant_engine.kernels.cpu.calls import Activation, Step, WeightFormat
 from attendant_engine.kernels.cpu.executor import Program
 from attendant_engine.kernels.cpu.library import KernelLibrary, load_library
 from attendant_engine.kernels.cpu.linear import NativeLinear
+from attendant_engine.kernels.cpu.low_rank import LowRankDeltas
 from attendant_engine.kernels.cpu.operations import Operation
 from attendant_engine.kernels.cpu.program import Fill, ProgramBuilder
 from attendant_engine.kernels.cpu.sketch import ProgramSketch
@@ -52,6 +57,7 @@ class NativeTrunk:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._step = Step()
+        self._adapter_bounds: Array[c_int64] = (c_int64 * 0)()  # of the step that runs
 
     @property
     def num_bytes(self) -> int:
@@ -81,6 +87,10 @@ class NativeTrunk:
         step.type_ids = None if inputs.token_type_ids is None else inputs.token_type_ids.data_ptr()
         step.cu_seqlens_q, step.seq_lens = metadata.cu_seqlens_q.data_ptr(), metadata.seq_lens.data_ptr()
         step.is_causal, step.window = metadata.is_causal, metadata.window or 0
+        step.adapter_bounds = None
+        if inputs.adapter_bounds is not None:
+            self._adapter_bounds = (c_int64 * len(inputs.adapter_bounds))(*inputs.adapter_bounds)
+            step.adapter_bounds = addressof(self._adapter_bounds)
         self._program.reserve(step.num_tokens)
         if inputs.layer_caches is None:
             step.slots = step.block_table = None
@@ -102,6 +112,7 @@ class NativeModel:
     lm_head: LanguageModelHead | None = None
     pooling_head: PoolingHead | None = None
     classification_head: ClassificationHead | None = None
+    adapter_heads: tuple[ClassificationHead | None, ...] = ()
 
 
 def can_compile(config: ModelConfig, dtype: torch.dtype) -> bool:
@@ -123,21 +134,40 @@ def compile_obstacle(config: ModelConfig, dtype: torch.dtype) -> str | None:
     return None
 
 
-def compile_model(built: BuiltModel, *, dtype: torch.dtype, quantization: Quantization, fill: Fill) -> NativeModel:
-    """Pack the weights of a laid-out model, each module's as ``fill`` materialises it, and return what runs them."""
+def compile_model(
+    built: BuiltModel,
+    *,
+    dtype: torch.dtype,
+    quantization: Quantization,
+    fill: Fill,
+    adapters: Sequence[LowRankDeltas] = (),
+    adapter_heads: Sequence[ClassificationHead | None] = (),
+) -> NativeModel:
+    """Pack the weights of a laid-out model, each module's as ``fill`` materialises it, and return what runs them.
+
+    ``adapters`` add to the trunk's products; ``adapter_heads``, filled already, are those of their own.
+    """
     library = load_library()
     assert library is not None, "asked for a model that can_compile refuses"
     formats = _formats(built, dtype, quantization)
     builder = ProgramBuilder(
-        library, dtype=dtype, fill=fill, weight_format=formats.linear, shared_table=formats.shared_table, shared_format=formats.head
+        library,
+        dtype=dtype,
+        fill=fill,
+        weight_format=formats.linear,
+        shared_table=formats.shared_table,
+        shared_format=formats.head,
+        adapters=adapters,
     )
     lm_head, classification_head = _lower(library, builder, built, formats)
+    own_heads = tuple(_classification(library, builder, head, formats.plain) for head in adapter_heads)
     return NativeModel(
         trunk=NativeTrunk(builder.finish()),
         weight_bytes=builder.weight_bytes,
         lm_head=lm_head,
         pooling_head=built.pooling_head,
         classification_head=classification_head,
+        adapter_heads=own_heads,
     )
 
 
@@ -208,6 +238,8 @@ def _classification(
 
     if isinstance(head, PoolerClassification):
         return NativePoolerClassification(product(head.pooler.dense, Activation.TANH), product(head.classifier))
+    if isinstance(head, PooledClassification):
+        return NativePooledClassification(head.pooling, product(head.classifier))
     if isinstance(head, LastTokenClassification):
         return NativeLastTokenClassification(product(head.score))
     return None

@@ -38,8 +38,8 @@ def parse_model_config(fields: Fields, generation: Fields | None, recipe: Embedd
         checkpoint_dtype=_dtype(fields),
     )
     if head == "sequence_classification":
-        labels = _labels(fields)
-        config = replace(config, labels=labels, multi_label=_is_multi_label(fields, len(labels)))
+        labels = read_labels(fields)
+        config = replace(config, labels=labels, multi_label=is_multi_label(fields, len(labels)))
     if recipe is not None:
         config = replace(config, pooling=recipe.pooling, normalize=recipe.normalize, max_sequence_length=recipe.max_sequence_length)
     return config
@@ -198,7 +198,7 @@ def _dtype(fields: Fields) -> str:
     return dtype
 
 
-def _labels(fields: Fields) -> tuple[str, ...]:
+def read_labels(fields: Fields) -> tuple[str, ...]:
     """Return the labels in id order; a checkpoint that names none has ``LABEL_0``, ``LABEL_1`` ..."""
     id_to_label = fields.fields("id2label")
     if id_to_label is None:
@@ -212,7 +212,7 @@ def _labels(fields: Fields) -> tuple[str, ...]:
     return labels
 
 
-def _is_multi_label(fields: Fields, num_labels: int) -> bool:
+def is_multi_label(fields: Fields, num_labels: int) -> bool:
     """Tell whether labels are judged one by one; a single label can only be."""
     problem = fields.text("problem_type", "")
     if problem not in ("", "single_label_classification", "multi_label_classification"):

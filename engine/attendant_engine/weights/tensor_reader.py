@@ -49,6 +49,15 @@ class TensorReader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._open_files.close()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor, in the order of the files."""
+        return tuple(self._places)
+
+    def stored_dtype(self, name: str) -> str:
+        """Return safetensors' own name of the element type of tensor ``name``."""
+        return self._places[name][2].dtype
+
     def dtype(self, name: str) -> torch.dtype:
         """Return the element type that tensor ``name`` is stored in, which must be a readable one."""
         return READABLE_DTYPES[self._places[name][2].dtype]

@@ -128,6 +128,7 @@ class Model(_message.Message):
     ADAPTERS_FIELD_NUMBER: _builtins.int
     QUANTIZATION_FIELD_NUMBER: _builtins.int
     KERNELS_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The name to send in requests."""
     kind: _builtins.str
@@ -156,6 +157,8 @@ class Model(_message.Message):
     """Format that its weights were packed into at load: none, int8 or int4."""
     kernels: _builtins.str
     """What computes: torch, triton, or the instruction set of the engine's own CPU kernels, for example avx512_bf16."""
+    parent: _builtins.str
+    """The model that an adapter is served on; empty for a model."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it can be asked: completion, chat, few-shot, embedding, classification."""
@@ -188,10 +191,11 @@ class Model(_message.Message):
         adapters: _abc.Iterable[_builtins.str] | None = ...,
         quantization: _builtins.str = ...,
         kernels: _builtins.str = ...,
+        parent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size", "embedding_size", b"embedding_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size", "adapters", b"adapters", "device_kind", b"device_kind", "digest", b"digest", "dtype", b"dtype", "embedding_size", b"embedding_size", "family", b"family", "id", b"id", "kernels", b"kernels", "kind", b"kind", "labels", b"labels", "max_model_len", b"max_model_len", "num_replicas", b"num_replicas", "quantization", b"quantization", "ready", b"ready", "status", b"status", "tasks", b"tasks", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size", "adapters", b"adapters", "device_kind", b"device_kind", "digest", b"digest", "dtype", b"dtype", "embedding_size", b"embedding_size", "family", b"family", "id", b"id", "kernels", b"kernels", "kind", b"kind", "labels", b"labels", "max_model_len", b"max_model_len", "num_replicas", b"num_replicas", "parent", b"parent", "quantization", b"quantization", "ready", b"ready", "status", b"status", "tasks", b"tasks", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__embedding_size: _TypeAlias = _typing.Literal["embedding_size"]  # noqa: Y015
     _WhichOneofArgType__embedding_size: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size"]  # noqa: Y015

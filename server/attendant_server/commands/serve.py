@@ -41,6 +41,12 @@ def serve(
     max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", help="Most sequences in one step. Default: planned.")] = None,
     max_batch_tokens: Annotated[int | None, typer.Option("--max-batch-tokens", help="Most tokens in one step. Default: planned.")] = None,
     kv_cache_memory: Annotated[str | None, typer.Option("--kv-cache-memory", help="For example 2GiB. Default: planned.")] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter", metavar="NAME=DIR", help="LoRA adapter in PEFT layout; a request picks it as model NAME. May be repeated."
+        ),
+    ] = None,
     replicas: Annotated[int | None, typer.Option("--replicas", help="Replicas of each model. Default 1.")] = None,
     api_key_file: Annotated[str | None, typer.Option("--api-key-file", help="Keys, one a line: 'tenant: key'.")] = None,
     max_queue: Annotated[int | None, typer.Option("--max-queue", help="Most requests that wait, a model. Default 1024.")] = None,
@@ -75,6 +81,7 @@ def serve(
         "max_num_seqs": max_num_seqs,
         "max_batch_tokens": max_batch_tokens,
         "kv_cache_memory": kv_cache_memory,
+        "adapter": adapter or None,
         "replicas": replicas,
         "api_key_file": api_key_file,
         "max_queue": max_queue,

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from attendant_server.config import Settings
+from attendant_server.hosting.adapter_paths import assign_adapters
 from attendant_server.hosting.model_paths import resolve_models
 from attendant_server.violations import did_you_mean, violations_of
 
@@ -44,11 +45,14 @@ def collect_settings(
     }.items():
         merged[key], sources[key] = value, source
     named = merged.pop("models", None)
+    if "adapter" in merged:
+        merged["adapter"] = [_adapter(spec, sources["adapter"]) for spec in _model_specs(merged["adapter"], sources["adapter"])]
     settings = _check(merged, sources)
     if models is None:
         return settings
     found = resolve_models(models or _model_specs(named, sources.get("models", "")))
-    return _check({**merged, "models": [{"name": model.name, "path": str(model.path)} for model in found]}, sources)
+    checked = _check({**merged, "models": [{"name": model.name, "path": str(model.path)} for model in found]}, sources)
+    return checked.model_copy(update={"models": assign_adapters(checked.models, checked.adapter)})
 
 
 def _read_file(file: Path | None) -> dict[str, tuple[Any, str]]:
@@ -99,6 +103,13 @@ def _model_specs(named: Any, source: str) -> list[str]:
         else:
             raise SettingsError(f"{source} must be a list of NAME=MODEL texts, or of objects with name and path.")
     return specs
+
+
+def _adapter(spec: str, source: str) -> dict[str, str]:
+    name, equals, path = spec.partition("=")
+    if not (name and equals and path):
+        raise SettingsError(f"{source} has {spec!r}; write NAME=DIR, the name to serve the adapter as and its directory.")
+    return {"name": name, "path": path}
 
 
 def _check(merged: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:

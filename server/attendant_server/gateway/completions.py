@@ -24,7 +24,7 @@ class Completions:
 
     async def complete(self, model: ServedModel, request: CompletionRequest | ChatRequest, call: ActiveCall) -> CompletionResult:
         """Generate the whole answer."""
-        info = model.replicas.require_info()
+        info = model.require_info()
         plan = await self._plan(model, info, request, call, streams=False)
         generation = self._start(model, plan, call)
         outputs: dict[tuple[int, int], list[OutputPiece]] = {}
@@ -48,7 +48,7 @@ class Completions:
 
     async def stream(self, model: ServedModel, request: CompletionRequest | ChatRequest, call: ActiveCall) -> CompletionStream:
         """Admit the request and return its pieces as they come; the stream ends ``call``."""
-        info = model.replicas.require_info()
+        info = model.require_info()
         plan = await self._plan(model, info, request, call, streams=True)
         generation = self._start(model, plan, call)
         generation.begin()

@@ -39,7 +39,7 @@ class FewShot:
 
     async def run(self, model: ServedModel, request: FewShotRequest, call: ActiveCall) -> FewShotResult:
         """Answer every query, in order."""
-        info = model.replicas.require_info()
+        info = model.require_info()
         validation.check_task(info, model.name, "few-shot")
         labels = request.labels
         if labels is not None and len(set(labels)) < len(labels):

@@ -107,7 +107,7 @@ class Gateway:
             model = self._admit(request.model, active)
             tokenizer = model.tokenizer
             token_ids = await self._toolbox.text_pool.run(active.deadline, _tokenize, model, request)
-            info = model.replicas.info
+            info = model.info
             return TokenizeResult(
                 token_ids=token_ids,
                 tokens=tuple(tokenizer.id_to_token(token_id) or "" for token_id in token_ids),
@@ -146,7 +146,7 @@ class Gateway:
 
     def render_metrics(self) -> bytes:
         """Return the metrics of this gateway and of every replica that is linked now."""
-        texts = [link.metrics_text for model in self._models.values() for link in model.replicas.links]
+        texts = [link.metrics_text for model in self._models.values() if model.parent is None for link in model.replicas.links]
         return merge_expositions([self._metrics.render(), *texts])
 
     @property

@@ -29,7 +29,7 @@ class Pooling:
 
     async def embed(self, model: ServedModel, request: EmbedRequest, call: ActiveCall) -> EmbedResult:
         """Return one vector an input."""
-        info = model.replicas.require_info()
+        info = model.require_info()
         validation.check_task(info, model.name, "embedding")
         validation.check_dimensions(request.dimensions, info)
         if request.pooling is None and info.pooling is None:
@@ -46,6 +46,7 @@ class Pooling:
                 task="embedding",
                 pooling=request.pooling,
                 normalize=request.normalize,
+                adapter=model.adapter,
             )
             for each in inputs
         ]
@@ -61,7 +62,7 @@ class Pooling:
 
     async def classify(self, model: ServedModel, request: ClassifyRequest, call: ActiveCall) -> ClassifyResult:
         """Return one judgement an input."""
-        info = model.replicas.require_info()
+        info = model.require_info()
         validation.check_task(info, model.name, "classification")
         param, texts = ("pairs", request.pairs) if request.pairs is not None else ("input", _texts(request.input))
         encodings = await self._toolbox.text_pool.run(call.deadline, encode_for_classifier, model.tokenizer, texts or ())
@@ -71,6 +72,7 @@ class Pooling:
                 prompt_token_ids=ids,
                 task="classification",
                 token_type_ids=type_ids if info.uses_token_types else None,
+                adapter=model.adapter,
             )
             for ids, type_ids in encodings
         ]

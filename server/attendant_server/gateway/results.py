@@ -181,7 +181,10 @@ class TokenizeResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """A served model as ``/v1/models`` and ``ListModels`` show it. ``status`` is "ready" or says why not."""
+    """A served model or adapter as ``/v1/models`` and ``ListModels`` show it. ``status`` is "ready" or says why not.
+
+    ``parent`` is the model that an adapter is served on, None for a model.
+    """
 
     id: str
     kind: str
@@ -198,6 +201,7 @@ class ModelCard:
     status: str = ""
     num_replicas: int = 0
     adapters: tuple[str, ...] = ()
+    parent: str | None = None
     created_s: int = 0
     quantization: str = "none"
     kernels: str = "torch"

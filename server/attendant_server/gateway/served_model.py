@@ -1,13 +1,16 @@
-"""A model as the gateway serves it: its tokenizer, its replicas and the permits to use it."""
+"""A model as the gateway serves it: its tokenizer, its replicas and the permits to use it; an adapter has its model's."""
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from attendant_engine.errors import CheckpointError
 from attendant_engine.tokenizers import Tokenizer
+from attendant_engine.types import ModelInfo
+from attendant_server.errors import ServingError
 from attendant_server.gateway.admission import Admission
-from attendant_server.gateway.replicas import ReplicaSet
+from attendant_server.gateway.replicas import NOT_READY_RETRY_AFTER_S, ReplicaSet
 from attendant_server.gateway.results import ModelCard
 from attendant_server.link.base import ReplicaLink
 
@@ -20,6 +23,8 @@ class ServedModel:
         self.tokenizer = tokenizer
         self.replicas = ReplicaSet(name, links)
         self.admission = Admission(name, max_queue=max_queue)
+        self.parent: ServedModel | None = None
+        self._adapters: list[str] = []
         self._created_s = int(time.time())
 
     @classmethod
@@ -31,9 +36,35 @@ class ServedModel:
             raise CheckpointError(f"Model '{name}': {error}") from None
         return cls(name, tokenizer=tokenizer, links=links, max_queue=max_queue)
 
+    def adapted(self, name: str) -> "ServedModel":
+        """Return the adapter ``name`` of this model, on the same replicas and under the same permits."""
+        adapter = ServedModel(name, tokenizer=self.tokenizer)
+        adapter.replicas, adapter.admission, adapter.parent = self.replicas, self.admission, self
+        self._adapters.append(name)
+        return adapter
+
+    @property
+    def adapter(self) -> str | None:
+        """What engines are to compute with beside the model: this adapter, None for a model itself."""
+        return None if self.parent is None else self.name
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What the model or adapter is and does; None before a replica has loaded it."""
+        info = self.replicas.info
+        return info if info is None or self.parent is None else _adapted(info, self.name)
+
+    def require_info(self) -> ModelInfo:
+        """Return what it is and does. Raises ``ServingError`` not_ready before any replica has loaded it."""
+        self.replicas.require_info()
+        info = self.info
+        if info is None:
+            raise ServingError("not_ready", f"no replica of the model has adapter '{self.name}' yet", retry_after_s=NOT_READY_RETRY_AFTER_S)
+        return info
+
     def card(self) -> ModelCard:
-        """Describe the model; before a replica has loaded it, its name and status alone are known."""
-        info, num_ready = self.replicas.info, self.replicas.num_ready
+        """Describe the model or adapter; before a replica has loaded it, its name and status alone are known."""
+        info, num_ready = self.info, self.replicas.num_ready
         return ModelCard(
             id=self.name,
             kind=info.kind if info else "",
@@ -49,7 +80,27 @@ class ServedModel:
             is_ready=num_ready > 0,
             status=self.replicas.status,
             num_replicas=num_ready,
+            adapters=tuple(self._adapters),
+            parent=None if self.parent is None else self.parent.name,
             created_s=self._created_s,
             quantization=info.quantization if info else "",
             kernels=info.kernels if info else "",
         )
+
+
+def _adapted(info: ModelInfo, name: str) -> ModelInfo | None:
+    """Return what an adapter of the model is and does, None where the replica does not know it."""
+    for adapter in info.adapters:
+        if adapter.name == name:
+            is_embedding = "embedding" in adapter.tasks
+            return replace(
+                info,
+                name=name,
+                tasks=adapter.tasks,
+                digest=adapter.digest,
+                labels=adapter.labels,
+                multi_label=adapter.multi_label,
+                embedding_size=info.embedding_size if is_embedding else None,
+                adapters=(),
+            )
+    return None

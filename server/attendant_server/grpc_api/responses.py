@@ -144,6 +144,7 @@ def model(card: results.ModelCard) -> models_pb2.Model:
         status=card.status,
         num_replicas=card.num_replicas,
         adapters=card.adapters,
+        parent=card.parent or "",
     )
 
 

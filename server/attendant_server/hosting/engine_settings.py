@@ -1,9 +1,10 @@
 """From the operator's settings to one engine: its configuration, and the link that loads and owns it."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from attendant_engine.config import EngineConfig
+from attendant_engine.config import AdapterSource, EngineConfig
 from attendant_engine.engine import load_engine
 from attendant_server.config import ModelSettings, Settings
 from attendant_server.link.local import LocalLink
@@ -29,5 +30,7 @@ def engine_config(settings: Settings, *, num_torch_threads: int | None = None) -
 
 def make_local_link(model: ModelSettings, settings: Settings, *, replica_id: str, num_torch_threads: int) -> LocalLink:
     """Return the link to an engine of this process, not started yet; to be called on the running event loop."""
-    load = partial(load_engine, Path(model.path), model.name, engine_config(settings, num_torch_threads=num_torch_threads))
+    adapters = tuple(AdapterSource(name=adapter.name, path=adapter.path) for adapter in model.adapters)
+    config = replace(engine_config(settings, num_torch_threads=num_torch_threads), adapters=adapters)
+    load = partial(load_engine, Path(model.path), model.name, config)
     return LocalLink(load, replica_id=replica_id, metrics=ReplicaMetrics(model=model.name, replica=replica_id))

@@ -22,6 +22,7 @@ from attendant_server.gateway.served_model import ServedModel
 from attendant_server.grpc_api.call import GrpcContext
 from attendant_server.grpc_api.health import HealthHandlers
 from attendant_server.grpc_api.servicer import InferenceHandlers
+from attendant_server.hosting.adapter_paths import with_adapters
 from attendant_server.hosting.link_pool import LinkPool
 from attendant_server.hosting.log_pipe import open_log
 from attendant_server.hosting.one_request_id import OneRequestId
@@ -42,7 +43,9 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
         configure_logging(log_format=settings.log_format, level=settings.log_level, stream=open_log(log_path))
         self._settings = settings
         models = {model.name: ServedModel.load(model.name, model.path, max_queue=settings.max_queue) for model in settings.models}
-        self._core = Gateway(models, api_keys=ApiKeys.load(settings.api_key_file), request_timeout_s=settings.request_timeout_s)
+        self._core = Gateway(
+            with_adapters(models, settings), api_keys=ApiKeys.load(settings.api_key_file), request_timeout_s=settings.request_timeout_s
+        )
         InferenceHandlers.__init__(self, self._core, max_body_bytes=settings.max_body_bytes)
         HealthHandlers.__init__(self, self._core)
         self._drains = asyncio.Event()

@@ -16,6 +16,7 @@ from attendant_server.config import ModelSettings, Settings
 from attendant_server.gateway.gateway import Gateway
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.grpc_api.services import build_server
+from attendant_server.hosting.adapter_paths import with_adapters
 from attendant_server.hosting.banner import ready_text
 from attendant_server.hosting.compute_threads import operator_threads, size_compute_threads
 from attendant_server.hosting.cpus import server_cpus
@@ -81,7 +82,7 @@ class LocalServer:
         num_cores = available_cores()
         num_engines = max(1, len(settings.models) * settings.replicas)
         self._num_torch_threads = size_compute_threads(num_cores - server_cpus(num_cores), num_engines, most=operator_threads())
-        models = {model.name: self._load_model(model) for model in settings.models}
+        models = with_adapters({model.name: self._load_model(model) for model in settings.models}, settings)
         self.gateway = Gateway(models, api_keys=api_keys, request_timeout_s=settings.request_timeout_s)
         self._http = HttpListener(create_app(self.gateway, settings), host=settings.host, port=settings.http_port)
         self._grpc = GrpcListener(build_server(self.gateway, settings), host=settings.host, port=settings.grpc_port)

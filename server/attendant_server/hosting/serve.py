@@ -18,6 +18,7 @@ from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from attendant_server.config import ModelSettings, Settings
+from attendant_server.hosting.adapter_paths import assign_adapters
 from attendant_server.hosting.cpus import server_cpus
 from attendant_server.hosting.engine_replica import EngineReplica
 from attendant_server.hosting.gateway_replica import GatewayReplica
@@ -43,10 +44,9 @@ def build_app(args: dict[str, Any]) -> Application:
     Raises pydantic's ``ValidationError`` for settings that are none, and ``ModelPathError`` for a model that is not found.
     """
     settings = Settings.model_validate(args)
-    named = [(model.name, resolve_model(model.path).path) for model in settings.models]
-    found = named or [(model.name, model.path) for model in resolve_models([])]
-    models = tuple(ModelSettings(name=name, path=str(path)) for name, path in found)
-    return make_application(settings.model_copy(update={"models": models}))
+    named = [model.model_copy(update={"path": str(resolve_model(model.path).path)}) for model in settings.models]
+    found = named or [ModelSettings(name=model.name, path=str(model.path)) for model in resolve_models([])]
+    return make_application(settings.model_copy(update={"models": assign_adapters(found, settings.adapter)}))
 
 
 def make_application(settings: Settings, *, log_path: str | None = None) -> Application:

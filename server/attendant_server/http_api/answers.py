@@ -171,6 +171,7 @@ def model(card: ModelCard) -> dict[str, Any]:
         "embedding_size": card.embedding_size,
         "labels": card.labels,
         "adapters": card.adapters,
+        "parent": card.parent,
         "digest": card.digest,
         "dtype": card.dtype,
         "device_kind": card.device_kind,

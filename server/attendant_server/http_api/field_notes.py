@@ -9,7 +9,7 @@ from typing import Any
 
 FIELD_NOTES: Mapping[str, str] = MappingProxyType(
     {
-        "model": "Name of a served model.",
+        "model": "Name of a served model or adapter.",
         "prompt": "What to continue: a text, token ids, or a list of either, each answered on its own.",
         "messages": "The conversation so far; the model's own chat template writes the prompt.",
         "input": "A text, token ids, or a list of either.",

@@ -263,6 +263,7 @@ class ModelAnswer(BaseModel):
     embedding_size: int | None
     labels: list[str]
     adapters: list[str]
+    parent: str | None = Field(description="The model that an adapter is served on; null for a model.")
     digest: str
     dtype: str
     device_kind: str

@@ -10,6 +10,7 @@ import numpy as np
 
 from attendant.link.v1 import link_pb2 as pb
 from attendant_engine.types import (
+    AdapterInfo,
     EngineOutput,
     FinishReason,
     GenerationRequest,
@@ -103,6 +104,7 @@ def pooling_to_proto(request: PoolingRequest) -> pb.Pool:
         pooling=request.pooling,
         normalize=request.normalize,
         priority=request.priority,
+        adapter=request.adapter,
     )
 
 
@@ -116,6 +118,7 @@ def pooling_from_proto(message: pb.Pool) -> PoolingRequest:
         pooling=cast(PoolingMode, message.pooling) if message.HasField("pooling") else None,
         normalize=message.normalize if message.HasField("normalize") else None,
         priority=message.priority,
+        adapter=message.adapter if message.HasField("adapter") else None,
     )
 
 
@@ -143,6 +146,7 @@ def model_to_proto(info: ModelInfo) -> pb.Model:
         uses_token_types=info.uses_token_types,
         quantization=info.quantization,
         kernels=info.kernels,
+        adapters=[_adapter_to_proto(adapter) for adapter in info.adapters],
     )
 
 
@@ -170,6 +174,31 @@ def model_from_proto(message: pb.Model) -> ModelInfo:
         uses_token_types=message.uses_token_types,
         quantization=message.quantization,
         kernels=message.kernels,
+        adapters=tuple(map(_adapter_from_proto, message.adapters)),
+    )
+
+
+def _adapter_to_proto(info: AdapterInfo) -> pb.Adapter:
+    return pb.Adapter(
+        name=info.name,
+        tasks=info.tasks,
+        digest=info.digest,
+        rank=info.rank,
+        num_parameters=info.num_parameters,
+        labels=info.labels,
+        multi_label=info.multi_label,
+    )
+
+
+def _adapter_from_proto(message: pb.Adapter) -> AdapterInfo:
+    return AdapterInfo(
+        name=message.name,
+        tasks=cast(tuple[Task, ...], tuple(message.tasks)),
+        digest=message.digest,
+        rank=message.rank,
+        num_parameters=message.num_parameters,
+        labels=tuple(message.labels),
+        multi_label=message.multi_label,
     )
 
 

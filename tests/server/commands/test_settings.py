@@ -98,3 +98,15 @@ def test_other_mistakes_are_found_before_a_model_is_looked_for(tmp_path: Path) -
         collect_settings({"http_port": -1}, environment={}, file=None, models=[str(tmp_path / "missing")])
     with pytest.raises(ModelPathError):
         collect_settings({}, environment={}, file=None, models=[str(tmp_path / "missing")])
+
+
+def test_adapters_come_from_the_flag_the_variable_and_the_file_alike(tmp_path: Path) -> None:
+    given: list[dict[str, Any]] = [
+        {"flags": {"adapter": ["mood=/a", "size=/b"]}},
+        {"environment": {"ATTENDANT_ADAPTER": "mood=/a, size=/b"}},
+        {"yaml": "adapter: [mood=/a, {name: size, path: /b}]"},
+    ]
+    for sources in given:
+        assert [(each.name, each.path) for each in _collect(tmp_path, **sources).adapter] == [("mood", "/a"), ("size", "/b")]
+    with pytest.raises(SettingsError, match="--adapter has 'mood'; write NAME=DIR"):
+        _collect(tmp_path, flags={"adapter": ["mood"]})

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from attendant.link.v1 import link_pb2 as pb
 from attendant_engine.types import (
+    AdapterInfo,
     GenerationRequest,
     ModelInfo,
     OutputError,
@@ -66,6 +67,7 @@ POOLINGS = st.builds(
     pooling=st.none() | st.sampled_from(["mean", "cls", "last"]),
     normalize=st.none() | st.booleans(),
     priority=PRIORITIES,
+    adapter=st.none() | TEXTS,
 )
 SEQUENCES = st.builds(
     SequenceOutput,
@@ -91,6 +93,16 @@ POOLED = st.builds(
     queue_s=FLOATS,
     error=ERRORS,
 )
+ADAPTERS = st.builds(
+    AdapterInfo,
+    name=TEXTS,
+    tasks=st.lists(st.sampled_from(["embedding", "classification"]), max_size=2).map(tuple),
+    digest=TEXTS,
+    rank=IDS,
+    num_parameters=st.integers(0, 2**64 - 1),
+    labels=st.lists(TEXTS, max_size=3).map(tuple),
+    multi_label=st.booleans(),
+)
 MODELS = st.builds(
     ModelInfo,
     name=TEXTS,
@@ -114,6 +126,7 @@ MODELS = st.builds(
     labels=st.lists(TEXTS, max_size=3).map(tuple),
     multi_label=st.booleans(),
     uses_token_types=st.booleans(),
+    adapters=st.lists(ADAPTERS, max_size=2).map(tuple),
 )
 
 

@@ -63,6 +63,30 @@ class LinearCall(Structure):
         ("residual", c_void_p),
         ("residual_stride", c_int64),
         ("scratch", c_void_p),
+        ("delta", c_void_p),
+        ("delta_stride", c_int64),
+        ("first_delta_row", c_int64),
+    ]
+
+
+class LowRankPair(Structure):
+    """What one adapter adds to a linear layer."""
+
+    _fields_: ClassVar = [("down", c_void_p), ("up", c_void_p)]
+
+
+class LowRankCall(Structure):
+    """What the adapters of a step add to a linear layer."""
+
+    _fields_: ClassVar = [
+        ("x", Rows),
+        ("pairs", c_void_p),
+        ("num_adapters", c_int64),
+        ("adapter_bounds", c_void_p),
+        ("width", c_int64),
+        ("inner", Rows),
+        ("delta", Rows),
+        ("scratch", c_void_p),
     ]
 
 
@@ -224,6 +248,7 @@ class OpKind(IntEnum):
     LINEAR = 2
     WRITE_CACHE = 3
     ATTENTION = 4
+    LOW_RANK = 5
 
 
 class Op(Structure):
@@ -248,6 +273,7 @@ class Step(Structure):
         ("slots", c_void_p),
         ("is_causal", c_bool),
         ("window", c_int64),
+        ("adapter_bounds", c_void_p),
     ]
 
 
@@ -255,6 +281,8 @@ STRUCTS: tuple[type[Structure], ...] = (
     Rows,
     WeightPart,
     LinearCall,
+    LowRankPair,
+    LowRankCall,
     Table,
     EmbedCall,
     NormCall,

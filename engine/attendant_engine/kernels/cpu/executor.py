@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from attendant_engine.kernels.cpu.arena import Arena, Value, round_up
-from attendant_engine.kernels.cpu.calls import CacheView, Format, Op, Step
+from attendant_engine.kernels.cpu.calls import CacheView, Format, Op, OpKind, Step
 from attendant_engine.kernels.cpu.library import KernelLibrary
 from attendant_engine.kernels.cpu.operations import Operation
 
@@ -45,7 +45,7 @@ class Program:
         self._attached: object = None
         self._ops = (Op * len(operations))(
             *(
-                Op(operation.kind, index + 1 < len(operations), ctypes.addressof(operation.call))
+                Op(operation.kind, _has_barrier(operation) and index + 1 < len(operations), ctypes.addressof(operation.call))
                 for index, operation in enumerate(operations)
             )
         )
@@ -134,3 +134,8 @@ class Program:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self._library.c.attendant_program_free(self._handle)
+
+
+def _has_barrier(operation: Operation) -> bool:
+    """Most steps have no rows for an adapter; where there are some, the operation waits for all threads by itself."""
+    return operation.kind is not OpKind.LOW_RANK

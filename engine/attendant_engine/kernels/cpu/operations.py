@@ -4,6 +4,9 @@
 which format an operation reads a value without having to convert it.
 """
 
+import ctypes
+from collections.abc import Sequence
+from ctypes import Array
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -18,6 +21,8 @@ from attendant_engine.kernels.cpu.calls import (
     EmbedCall,
     Format,
     LinearCall,
+    LowRankCall,
+    LowRankPair,
     NormCall,
     OpKind,
     Rows,
@@ -126,13 +131,14 @@ class NormOperation:
 
 @dataclass(slots=True, eq=False)
 class LinearOperation:
-    """activation(x W^T + b) + residual; gated: activation(x W_gate^T) * (x W_up^T)."""
+    """activation(x W^T + b + delta) + residual; gated: activation(x W_gate^T) * (x W_up^T)."""
 
     x: Value
     out: Value
     weight: PackedWeight
     activation: Activation
     residual: Value | None
+    delta: Value | None = None
     kind: ClassVar = OpKind.LINEAR
     call: LinearCall = field(default_factory=LinearCall)
     scratch: Value = field(init=False)
@@ -150,7 +156,7 @@ class LinearOperation:
     @property
     def reads(self) -> tuple[Value, ...]:
         """Its input and what is added to its output."""
-        return (self.x,) if self.residual is None else (self.x, self.residual)
+        return (self.x, *(value for value in (self.residual, self.delta) if value is not None))
 
     @property
     def writes(self) -> tuple[Value, ...]:
@@ -172,7 +178,61 @@ class LinearOperation:
         self.call.x, self.call.out = rows(arena, self.x), rows(arena, self.out)
         if self.residual is not None:
             self.call.residual, self.call.residual_stride = arena.address(self.residual), self.residual.stride
+        if self.delta is not None:
+            self.call.delta, self.call.delta_stride = arena.address(self.delta), self.delta.stride
         self.call.scratch = arena.address(self.scratch) if self._is_converted else None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPair:
+    """What one adapter adds to a linear layer: x A^T B^T, A ``[rank, K]`` and B ``[N, rank]``, the rank even."""
+
+    down: PackedWeight
+    up: PackedWeight
+
+
+@dataclass(slots=True, eq=False)
+class LowRankOperation:
+    """What each row's adapter adds to a linear layer: a pair an adapter, None where it leaves the layer alone."""
+
+    x: Value
+    delta: Value
+    pairs: Sequence[PackedPair | None]
+    kind: ClassVar = OpKind.LOW_RANK
+    name: ClassVar = "low rank"
+    call: LowRankCall = field(default_factory=LowRankCall)
+    inner: Value = field(init=False)
+    scratch: Value = field(init=False)
+    _array: "Array[LowRankPair]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        present = [pair for pair in self.pairs if pair is not None]
+        inner_format = INPUT_FORMATS[present[0].up.weight_format]
+        self.inner = Value(max(pair.up.num_inputs for pair in present), frozenset({inner_format}), inner_format)
+        self.scratch = Value(max(-(-pair.down.scratch_row_bytes // 4) for pair in present))
+        handles = [(None, None) if pair is None else (pair.down.handle, pair.up.handle) for pair in self.pairs]
+        self._array = (LowRankPair * len(handles))(*(LowRankPair(down, up) for down, up in handles))
+        self.call.pairs, self.call.num_adapters = ctypes.addressof(self._array), len(handles)
+        self.call.width = self.delta.width
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        """The layer's input."""
+        return (self.x,)
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        """What is to be added, and what lies between the two products."""
+        return (self.delta, self.inner, self.scratch)
+
+    def wanted_format(self, value: Value) -> Format:
+        """That of the first product."""
+        return next(INPUT_FORMATS[pair.down.weight_format] for pair in self.pairs if pair is not None)
+
+    def bind(self, arena: Arena) -> None:
+        """Write all addresses."""
+        self.call.x, self.call.inner, self.call.delta = rows(arena, self.x), rows(arena, self.inner), rows(arena, self.delta)
+        self.call.scratch = arena.address(self.scratch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,4 +319,4 @@ class AttentionOperation:
         self.call.out, self.call.cache = rows(arena, self.out), self.cache
 
 
-Operation = EmbedOperation | NormOperation | LinearOperation | CacheWriteOperation | AttentionOperation
+Operation = EmbedOperation | NormOperation | LinearOperation | LowRankOperation | CacheWriteOperation | AttentionOperation

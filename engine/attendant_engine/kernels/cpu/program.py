@@ -14,19 +14,23 @@ from attendant_engine.kernels.cpu.arena import Lifetime, Value, place
 from attendant_engine.kernels.cpu.calls import Activation, CacheView, Format, WeightFormat
 from attendant_engine.kernels.cpu.executor import Program
 from attendant_engine.kernels.cpu.library import KernelLibrary
+from attendant_engine.kernels.cpu.low_rank import LowRankDeltas, pack_pair
 from attendant_engine.kernels.cpu.operations import (
     TABLE_FORMATS,
     AttentionOperation,
     CacheWriteOperation,
     EmbedOperation,
     LinearOperation,
+    LowRankOperation,
     NormOperation,
     Operation,
     Rotary,
 )
 from attendant_engine.kernels.cpu.weights import PackedWeight
 
-_AnyOperation = TypeVar("_AnyOperation", EmbedOperation, NormOperation, LinearOperation, CacheWriteOperation, AttentionOperation)
+_AnyOperation = TypeVar(
+    "_AnyOperation", EmbedOperation, NormOperation, LinearOperation, LowRankOperation, CacheWriteOperation, AttentionOperation
+)
 
 _ALL_FORMATS = frozenset({Format.F32, Format.BF16, Format.U8})
 _FLOAT_FORMATS = frozenset({Format.F32, Format.BF16})
@@ -53,7 +57,8 @@ class ProgramBuilder:
     """Takes operations in order and returns the program.
 
     ``weight_format`` is that of linear layers; ``dtype`` that of embeddings and the cache. ``shared_table`` is the module
-    of token embeddings that a tied head shares, packed once for both in ``shared_format``.
+    of token embeddings that a tied head shares, packed once for both in ``shared_format``. ``adapters``: what each adds to
+    which modules.
     """
 
     def __init__(
@@ -65,8 +70,10 @@ class ProgramBuilder:
         fill: Fill,
         shared_table: nn.Module | None = None,
         shared_format: WeightFormat | None = None,
+        adapters: Sequence[LowRankDeltas] = (),
     ) -> None:
         self._library = library
+        self._adapters = adapters
         self._dtype = dtype
         self._weight_format = weight_format
         self._fill = fill
@@ -109,11 +116,13 @@ class ProgramBuilder:
     ) -> Value:
         """activation(x W^T + b) + residual, outputs of several modules side by side.
 
-        Gated takes two modules: activation(x W_0^T) * (x W_1^T).
+        Gated takes two modules: activation(x W_0^T) * (x W_1^T). What adapters add comes before the activation.
         """
+        delta = self._low_rank(x, modules)
+        assert delta is None or not is_gated, "no gated family takes adapters"
         weight = self.pack(modules, is_gated=is_gated)
         formats = _FLOAT_FORMATS if residual is None else frozenset({Format.F32})
-        return self._append(LinearOperation(x, Value(weight.num_outputs, formats), weight, activation, residual)).out
+        return self._append(LinearOperation(x, Value(weight.num_outputs, formats), weight, activation, residual, delta)).out
 
     def attention(self, qkv: Value, heads: Heads, *, rotary: Rotary | None = None) -> Value:
         """Attend over the next layer's cache, to which the keys and values of ``qkv`` ``[T, (H + 2 K) * D]`` are written first."""
@@ -148,6 +157,17 @@ class ProgramBuilder:
     def _packed(self, modules: Sequence[nn.Module], weight_format: WeightFormat, *, is_gated: bool) -> PackedWeight:
         parts = [(cast(torch.Tensor, module.weight), cast(torch.Tensor | None, getattr(module, "bias", None))) for module in modules]
         return PackedWeight(self._library, weight_format, parts, is_gated=is_gated)
+
+    def _low_rank(self, x: Value, modules: Sequence[nn.Module]) -> Value | None:
+        """Append what adapters add to the product of ``modules``; None where none adds anything."""
+        sizes = [cast(torch.Tensor, module.weight).shape[0] for module in modules]
+        weight_format = WeightFormat.BF16 if self._weight_format is WeightFormat.BF16 else WeightFormat.F32
+        pairs = [pack_pair(self._library, weight_format, [deltas.get(module) for module in modules], sizes) for deltas in self._adapters]
+        found = [pair for pair in pairs if pair is not None]
+        if not found:
+            return None
+        self.weight_bytes += sum(pair.down.num_bytes + pair.up.num_bytes for pair in found)
+        return self._append(LowRankOperation(x, Value(sum(sizes)), pairs)).delta
 
     def _table(self, module: nn.Module) -> torch.Tensor:
         self._fill(module, self._dtype)
@@ -190,7 +210,9 @@ class ProgramBuilder:
         (second,) = wanted
         norm.also = Value(norm.out.width, frozenset({second}), second)
         for operation in self._operations:
-            if isinstance(operation, LinearOperation) and operation.x is norm.out and operation.wanted_format(norm.out) is second:
+            if not isinstance(operation, LinearOperation | LowRankOperation):
+                continue
+            if operation.x is norm.out and operation.wanted_format(norm.out) is second:
                 operation.x = norm.also
 
     def _place_values(self) -> tuple[dict[Value, int], int]:

@@ -191,6 +191,7 @@ class Model(_message.Message):
     USES_TOKEN_TYPES_FIELD_NUMBER: _builtins.int
     QUANTIZATION_FIELD_NUMBER: _builtins.int
     KERNELS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Served name."""
     path: _builtins.str
@@ -239,6 +240,10 @@ class Model(_message.Message):
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels of a classifier."""
 
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adapter]:
+        """Adapters loaded beside it."""
+
     def __init__(
         self,
         *,
@@ -263,10 +268,11 @@ class Model(_message.Message):
         uses_token_types: _builtins.bool = ...,
         quantization: _builtins.str = ...,
         kernels: _builtins.str = ...,
+        adapters: _abc.Iterable[Global___Adapter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size", "_pooling", b"_pooling", "embedding_size", b"embedding_size", "pooling", b"pooling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size", "_pooling", b"_pooling", "device_kind", b"device_kind", "digest", b"digest", "dtype", b"dtype", "embedding_size", b"embedding_size", "engine_version", b"engine_version", "eos_token_ids", b"eos_token_ids", "family", b"family", "kernels", b"kernels", "kind", b"kind", "labels", b"labels", "max_model_len", b"max_model_len", "multi_label", b"multi_label", "name", b"name", "normalize", b"normalize", "num_parameters", b"num_parameters", "path", b"path", "pooling", b"pooling", "quantization", b"quantization", "tasks", b"tasks", "uses_token_types", b"uses_token_types", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size", "_pooling", b"_pooling", "adapters", b"adapters", "device_kind", b"device_kind", "digest", b"digest", "dtype", b"dtype", "embedding_size", b"embedding_size", "engine_version", b"engine_version", "eos_token_ids", b"eos_token_ids", "family", b"family", "kernels", b"kernels", "kind", b"kind", "labels", b"labels", "max_model_len", b"max_model_len", "multi_label", b"multi_label", "name", b"name", "normalize", b"normalize", "num_parameters", b"num_parameters", "path", b"path", "pooling", b"pooling", "quantization", b"quantization", "tasks", b"tasks", "uses_token_types", b"uses_token_types", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__embedding_size: _TypeAlias = _typing.Literal["embedding_size"]  # noqa: Y015
     _WhichOneofArgType__embedding_size: _TypeAlias = _typing.Literal["_embedding_size", b"_embedding_size"]  # noqa: Y015
@@ -278,6 +284,56 @@ class Model(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pooling) -> _WhichOneofReturnType__pooling | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Adapter(_message.Message):
+    """The engine's AdapterInfo."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    NUM_PARAMETERS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    MULTI_LABEL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Served name."""
+    digest: _builtins.str
+    """sha256 that names the model's weights and the adapter's."""
+    rank: _builtins.int
+    """Rank of its matrices."""
+    num_parameters: _builtins.int
+    """Parameters of its own."""
+    multi_label: _builtins.bool
+    """Whether each label is judged on its own."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tasks it does."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Labels of its classifier."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tasks: _abc.Iterable[_builtins.str] | None = ...,
+        digest: _builtins.str = ...,
+        rank: _builtins.int = ...,
+        num_parameters: _builtins.int = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        multi_label: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "labels", b"labels", "multi_label", b"multi_label", "name", b"name", "num_parameters", b"num_parameters", "rank", b"rank", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):
@@ -441,6 +497,7 @@ class Pool(_message.Message):
     POOLING_FIELD_NUMBER: _builtins.int
     NORMALIZE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique on this link."""
     task: _builtins.str
@@ -451,6 +508,8 @@ class Pool(_message.Message):
     """Normalise; absent for the model's own."""
     priority: _builtins.int
     """Lower first."""
+    adapter: _builtins.str
+    """Adapter to compute with; absent for the model itself."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The text."""
@@ -469,15 +528,20 @@ class Pool(_message.Message):
         pooling: _builtins.str | None = ...,
         normalize: _builtins.bool | None = ...,
         priority: _builtins.int = ...,
+        adapter: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "_pooling", b"_pooling", "normalize", b"normalize", "pooling", b"pooling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter", b"_adapter", "_normalize", b"_normalize", "_pooling", b"_pooling", "adapter", b"adapter", "normalize", b"normalize", "pooling", b"pooling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "_pooling", b"_pooling", "normalize", b"normalize", "pooling", b"pooling", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "task", b"task", "token_type_ids", b"token_type_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter", b"_adapter", "_normalize", b"_normalize", "_pooling", b"_pooling", "adapter", b"adapter", "normalize", b"normalize", "pooling", b"pooling", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "task", b"task", "token_type_ids", b"token_type_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adapter: _TypeAlias = _typing.Literal["adapter"]  # noqa: Y015
+    _WhichOneofArgType__adapter: _TypeAlias = _typing.Literal["_adapter", b"_adapter"]  # noqa: Y015
     _WhichOneofReturnType__normalize: _TypeAlias = _typing.Literal["normalize"]  # noqa: Y015
     _WhichOneofArgType__normalize: _TypeAlias = _typing.Literal["_normalize", b"_normalize"]  # noqa: Y015
     _WhichOneofReturnType__pooling: _TypeAlias = _typing.Literal["pooling"]  # noqa: Y015
     _WhichOneofArgType__pooling: _TypeAlias = _typing.Literal["_pooling", b"_pooling"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adapter) -> _WhichOneofReturnType__adapter | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__normalize) -> _WhichOneofReturnType__normalize | None: ...
     @_typing.overload

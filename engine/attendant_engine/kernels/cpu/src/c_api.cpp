@@ -24,6 +24,8 @@ ATTENDANT_API int64_t attendant_struct_bytes(const char* name) {
     if (std::strcmp(name, #type) == 0) return sizeof(type);
     ATTENDANT_SIZE(Rows)
     ATTENDANT_SIZE(LinearCall)
+    ATTENDANT_SIZE(LowRankPair)
+    ATTENDANT_SIZE(LowRankCall)
     ATTENDANT_SIZE(Table)
     ATTENDANT_SIZE(EmbedCall)
     ATTENDANT_SIZE(NormCall)

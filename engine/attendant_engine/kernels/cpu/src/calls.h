@@ -32,6 +32,7 @@ struct Rows {
 // `x` is float32, or already in the input format of the weight (F32, BF16; U8 for I8 and I4), U8 rows readable to whole
 // fours. `scratch` has `linear_scratch_bytes` of weight.h, aligned to 64: for inputs that have to be converted, gathered or
 // padded. `out` may be the residual.
+// Rows from `first_delta_row` on add their row of `delta` to x W^T + bias before the activation: not with a gated weight.
 struct LinearCall {
     const Weight* weight = nullptr;
     Rows x;
@@ -41,6 +42,29 @@ struct LinearCall {
     Activation activation = Activation::None;
     const float* residual = nullptr;  // F32 rows, or null
     int64_t residual_stride = 0;
+    void* scratch = nullptr;
+    const float* delta = nullptr;  // F32 rows, or null
+    int64_t delta_stride = 0;
+    int64_t first_delta_row = 0;
+};
+
+// What one adapter adds to a linear layer: x A^T B^T, `down` A [rank, K] and `up` B [N, rank]. Both null: nothing.
+struct LowRankPair {
+    const Weight* down = nullptr;
+    const Weight* up = nullptr;
+};
+
+// delta[r] = x[r] A^T B^T with the pair of the adapter that row r belongs to; zero where that leaves the layer alone.
+// Adapter i has the rows from adapter_bounds[i] to adapter_bounds[i + 1]. `inner` are rows in the input format of every
+// `up`, of an even number of elements. `scratch` is as in LinearCall, for the largest `down` and all rows.
+struct LowRankCall {
+    Rows x;
+    const LowRankPair* pairs = nullptr;
+    int64_t num_adapters = 0;
+    const int64_t* adapter_bounds = nullptr;  // [num_adapters + 1], or null: no rows
+    int64_t width = 0;
+    Rows inner;
+    Rows delta;  // F32
     void* scratch = nullptr;
 };
 

@@ -29,6 +29,12 @@ struct Column {
     }
 };
 
+// What an adapter adds to `count` columns, at most a vector, at `column` of a row.
+inline Vec delta(const LinearCall& call, int64_t row, int64_t column, int64_t count) {
+    const float* const at = call.delta + row * call.delta_stride + column;
+    return count >= kWidth ? load(at) : load_tail(at, count);
+}
+
 // Adds the residual and writes `count` columns, at most a vector, at `column` of a row.
 inline void write(const LinearCall& call, int64_t row, int64_t column, int64_t count, Vec value) {
     const float* const residual = call.residual == nullptr ? nullptr : call.residual + row * call.residual_stride + column;
@@ -66,6 +72,8 @@ inline void finish_panel(
             const char* const kept = sums + row * kSumRowBytes + i * 4;
             const float input_scale = has_scales ? input_scales[first_row + row] : 1.0f;
             Vec value = column.value(kept, input_scale);
+            if (call.delta != nullptr && first_row + row >= call.first_delta_row)
+                value = add(value, delta(call, first_row + row, outputs.first + i, outputs.count - i));
             if (call.activation != Activation::None) value = activate(value, call.activation);
             if (weight.is_gated) value = mul(value, up.value(kept + outputs.width * 4, input_scale));
             write(call, first_row + row, outputs.first + i, outputs.count - i, value);

@@ -2,6 +2,7 @@
 #include "program.h"
 
 #include <chrono>
+#include <cstring>
 
 #include "cache_layout.h"
 #include "kernels.h"
@@ -23,8 +24,14 @@ void write_step(const Op& op, const Step& step) {
         case OpKind::Norm:
             static_cast<NormCall*>(op.call)->num_rows = step.num_tokens;
             return;
-        case OpKind::Linear:
-            static_cast<LinearCall*>(op.call)->num_rows = step.num_tokens;
+        case OpKind::Linear: {
+            auto& call = *static_cast<LinearCall*>(op.call);
+            call.num_rows = step.num_tokens;
+            call.first_delta_row = step.adapter_bounds == nullptr ? step.num_tokens : step.adapter_bounds[0];
+            return;
+        }
+        case OpKind::LowRank:
+            static_cast<LowRankCall*>(op.call)->adapter_bounds = step.adapter_bounds;
             return;
         case OpKind::WriteCache: {
             auto& call = *static_cast<CacheWriteCall*>(op.call);
@@ -47,6 +54,41 @@ void write_step(const Op& op, const Step& step) {
     }
 }
 
+Rows rows_from(const Rows& rows, int64_t first) {
+    const int64_t item_bytes = rows.format == Format::F32 ? 4 : 2;
+    return {static_cast<char*>(rows.data) + first * rows.stride * item_bytes, rows.stride, rows.format, nullptr};
+}
+
+void write_zeros(const LowRankCall& call, int64_t first, int64_t num_rows, const Team& team) {
+    const Range mine = team.share(num_rows);
+    for (int64_t i = mine.begin; i < mine.end; i++)
+        std::memset(rows_from(call.delta, first + i).data, 0, static_cast<size_t>(call.width) * sizeof(float));
+}
+
+void run_low_rank(const LowRankCall& call, const Kernels& kernels, Team& team) {
+    if (call.adapter_bounds == nullptr) return;
+    for (int64_t i = 0; i < call.num_adapters; i++) {
+        const int64_t first = call.adapter_bounds[i], num_rows = call.adapter_bounds[i + 1] - first;
+        if (num_rows == 0) continue;
+        if (call.pairs[i].down == nullptr) {
+            write_zeros(call, first, num_rows, team);
+            continue;
+        }
+        LinearCall down, up;
+        down.weight = call.pairs[i].down;
+        down.x = rows_from(call.x, first);
+        down.scratch = call.scratch;
+        up.weight = call.pairs[i].up;
+        up.x = down.out = rows_from(call.inner, first);
+        up.out = rows_from(call.delta, first);
+        down.num_rows = up.num_rows = num_rows;
+        kernels.linear(down, team);
+        team.barrier();
+        kernels.linear(up, team);  // needs no scratch: the next adapter may have it already
+    }
+    team.barrier();
+}
+
 void run_op(const Op& op, const Kernels& kernels, Team& team) {
     switch (op.kind) {
         case OpKind::Embed:
@@ -59,6 +101,8 @@ void run_op(const Op& op, const Kernels& kernels, Team& team) {
             return kernels.write_cache(*static_cast<const CacheWriteCall*>(op.call), team);
         case OpKind::Attention:
             return kernels.attention(*static_cast<const AttentionCall*>(op.call), team);
+        case OpKind::LowRank:
+            return run_low_rank(*static_cast<const LowRankCall*>(op.call), kernels, team);
     }
 }
 

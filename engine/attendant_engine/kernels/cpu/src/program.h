@@ -11,10 +11,10 @@
 
 namespace attendant {
 
-enum class OpKind : int32_t { Embed = 0, Norm = 1, Linear = 2, WriteCache = 3, Attention = 4 };
+enum class OpKind : int32_t { Embed = 0, Norm = 1, Linear = 2, WriteCache = 3, Attention = 4, LowRank = 5 };
 
 // `call` points to the struct of its kind and stays the builder's. `has_barrier` says that the next operation reads what
-// other threads write in this one.
+// other threads write in this one; LowRank, which most steps have no rows for, sees to that itself.
 struct Op {
     OpKind kind = OpKind::Embed;
     bool has_barrier = true;
@@ -35,6 +35,8 @@ struct Step {
     const int64_t* slots = nullptr;
     bool is_causal = true;
     int64_t window = 0;  // 0: none
+    // Adapter i has the rows from adapter_bounds[i] to adapter_bounds[i + 1], the last ones of the step; null: no row has one.
+    const int64_t* adapter_bounds = nullptr;
 };
 
 // Where whole sequences stand in a cache of their own: one after the other, each from the beginning of a block.
