@@ -9,8 +9,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-PREFERRED = ("stories260k", "tiny-encoder", "tiny-classifier")
-"""Order of the bundled models when nothing was named; others follow by name."""
+PREFERRED = ("attendant-gpt", "attendant-minilm", "stories260k", "tiny-encoder", "tiny-classifier")
+"""Order of the bundled models; others follow by name."""
+
+_SERVED_BY_DEFAULT = {"attendant-gpt": ("stories260k",), "attendant-minilm": ("tiny-encoder", "tiny-classifier")}
+"""What is served when nothing was named, and what stands in where an installation has left it out."""
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*.json")
@@ -39,10 +42,17 @@ def bundled_models() -> dict[str, Path]:
     return {}
 
 
+def default_models() -> dict[str, Path]:
+    """Return the bundled models that are served when nothing was named."""
+    bundled = bundled_models()
+    wanted = [name for first, others in _SERVED_BY_DEFAULT.items() for name in ((first,) if first in bundled else others)]
+    return {name: bundled[name] for name in wanted if name in bundled}
+
+
 def resolve_models(specs: list[str]) -> tuple[ModelPath, ...]:
-    """Return a model for each ``[NAME=]MODEL``, or the bundled ones for none. Raises ``ModelPathError``."""
+    """Return a model for each ``[NAME=]MODEL``, or the default ones for none. Raises ``ModelPathError``."""
     if not specs:
-        bundled = tuple(ModelPath(name=name, path=path) for name, path in bundled_models().items())
+        bundled = tuple(ModelPath(name=name, path=path) for name, path in default_models().items())
         if not bundled:
             raise ModelPathError("There are no bundled models in this installation; name a model to serve.")
         return bundled

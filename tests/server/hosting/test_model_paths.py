@@ -41,12 +41,25 @@ def test_a_relative_directory_is_found(model: Path, monkeypatch: pytest.MonkeyPa
     assert resolve_model("x=./my-model").path == model
 
 
-def test_bundled_models_are_found_by_name_and_served_by_default() -> None:
+def test_bundled_models_are_found_by_name() -> None:
     bundled = bundled_models()
-    assert next(iter(bundled)) == "stories260k"
     assert all((path / "config.json").is_file() for path in bundled.values())
     assert resolve_model("stories260k").path == bundled["stories260k"]
-    assert [item.name for item in resolve_models([])] == list(bundled)
+
+
+@pytest.mark.parametrize(
+    ("bundled", "served"),
+    [
+        (("stories260k", "tiny-classifier", "tiny-encoder"), ["stories260k", "tiny-encoder", "tiny-classifier"]),
+        (("attendant-minilm", "stories260k", "tiny-encoder"), ["stories260k", "attendant-minilm"]),
+        (("attendant-gpt", "attendant-minilm", "stories260k", "tiny-encoder"), ["attendant-gpt", "attendant-minilm"]),
+    ],
+)
+def test_without_a_name_the_useful_models_are_served_and_small_ones_where_these_are_missing(
+    bundled: tuple[str, ...], served: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_paths, "bundled_models", lambda: {name: tmp_path / name for name in bundled})
+    assert [item.name for item in resolve_models([])] == served
 
 
 def test_two_models_of_one_name_are_refused(model: Path) -> None:
