@@ -1,0 +1,38 @@
+"""The steps of the recipe, one command each: ``python -m models.recipes.gpt prepare|train|export``."""
+
+import argparse
+from pathlib import Path
+
+from models.recipes.gpt.commands import export_command, prepare_command, train_command
+
+DEFAULT_WORK = Path(".tools/attendant-gpt")
+
+
+def main() -> None:
+    """Read the command line and do one step."""
+    parser = argparse.ArgumentParser(prog="python -m models.recipes.gpt", description=__doc__)
+    parser.add_argument("--work", type=Path, default=DEFAULT_WORK, help="folder for tokens and checkpoints (default %(default)s)")
+    steps = parser.add_subparsers(dest="step", required=True)
+    prepare = steps.add_parser("prepare", help="train the tokenizer and encode the text; `train` does it too where it is missing")
+    train = steps.add_parser("train", help="train, or go on training from the checkpoint in the work folder")
+    export = steps.add_parser("export", help="write the model in Hugging Face layout, in bfloat16")
+    for step in (prepare, train):
+        step.add_argument("--data", type=Path, required=True, help="the data pack: the folder with lm/, fewshot/ and classification/")
+        step.add_argument("--vocab-size", type=int, default=8192, help="tokens of the vocabulary (default %(default)s)")
+    train.add_argument("--hours", type=float, help="hours of work of the cores, all of the run's together; pauses do not count")
+    train.add_argument("--tokens", type=float, help="tokens, all of the run's together")
+    train.add_argument("--decay-now", action="store_true", help="let the learning rate fall from here on, and end")
+    train.add_argument("--width", type=int, default=384)
+    train.add_argument("--layers", type=int, default=6)
+    train.add_argument("--heads", type=int, default=6)
+    train.add_argument("--seed", type=int, default=20261121)
+    train.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
+    train.add_argument("--micro-batch", type=int, default=4096, help="tokens computed at once (default %(default)s)")
+    train.add_argument("--compile", action="store_true", help="compile the model: an eighth faster on a CPU, needs g++")
+    export.add_argument("destination", type=Path, help="folder to write to, such as models/attendant-gpt")
+    arguments = parser.parse_args()
+    {"prepare": prepare_command, "train": train_command, "export": export_command}[arguments.step](arguments)
+
+
+if __name__ == "__main__":
+    main()

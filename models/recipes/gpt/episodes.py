@@ -1,0 +1,135 @@
+"""In-context episodes: examples of one task in one template, many episodes to a window of tokens.
+
+Every example but the first has examples before it, so each answer of an episode is a query with that many shots and all
+of them count in the loss; the rest of an episode counts little, being mostly random words. The window is a function of
+the seed and its number alone.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from models.recipes.gpt.synthetic import Maker, affix_maker, arithmetic_maker, label_maker, list_maker, recall_maker, word_maker
+from models.recipes.gpt.tasks import Pair, Task, load_categories
+from models.recipes.gpt.tokenizer import end_of_text_id
+
+MAX_SHOTS = 16
+ANSWER_WEIGHT = 2.0
+"""A window of episodes has about a quarter of its tokens in answers, so they need a louder voice beside text."""
+OTHER_WEIGHT = 0.1
+SERVED_TEMPLATE_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """How an example is written: texts before the input, before the output, and after it."""
+
+    before_input: str
+    before_output: str
+    after_output: str
+
+
+SERVED_TEMPLATE = Template(before_input="Input: ", before_output="\nOutput: ", after_output="\n\n")
+"""What the few-shot task of the server writes when a caller gives no template; a test holds the two together."""
+
+TEMPLATES = (
+    Template(before_input="Q: ", before_output="\nA: ", after_output="\n\n"),
+    Template(before_input="Question: ", before_output="\nAnswer: ", after_output="\n\n"),
+    Template(before_input="Text: ", before_output="\nLabel: ", after_output="\n\n"),
+    Template(before_input="Word: ", before_output="\nResult: ", after_output="\n"),
+    Template(before_input="x: ", before_output=" y: ", after_output="\n"),
+    Template(before_input="", before_output=" -> ", after_output="\n"),
+    Template(before_input="", before_output=" => ", after_output="\n"),
+    Template(before_input="", before_output=": ", after_output="\n"),
+    Template(before_input="", before_output=" = ", after_output="\n"),
+    Template(before_input="- ", before_output=" | ", after_output="\n"),
+    Template(before_input='"', before_output='" becomes "', after_output='"\n'),
+    Template(before_input="Input: ", before_output="\nOutput: ", after_output="\n"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A window of tokens ``[N]`` and how much each counts when it is predicted."""
+
+    token_ids: NDArray[np.uint16]
+    weights: NDArray[np.float32]
+
+
+class EpisodeSource:
+    """Makes windows of episodes from tasks that are read and tasks that are made up."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        tasks: Sequence[Task],
+        classes: Mapping[str, Mapping[str, Sequence[str]]],
+        words: Sequence[str],
+        seed: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._end_id = end_of_text_id(tokenizer)
+        self._seed = seed
+        self._read = [task.training_pairs for task in tasks if not task.is_held_out]
+        # By the root of their sizes: neither does the one large task drown the others, nor are small ones learned by heart.
+        self._read_weights = [math.sqrt(len(pairs)) for pairs in self._read]
+        categories = load_categories(tasks)
+        self._makers: list[tuple[Maker, float]] = [
+            (self._draw_read, 0.40),
+            (word_maker(words), 0.16),
+            (affix_maker(words), 0.03),
+            (list_maker(words, categories), 0.13),
+            (arithmetic_maker(), 0.08),
+            (recall_maker(words), 0.06),
+            (label_maker(categories, words), 0.06),
+            *((label_maker(named, words), 0.08 / len(classes)) for named in classes.values()),
+        ]
+
+    def window(self, number: int, length: int) -> Window:
+        """Return window ``number`` of ``length`` tokens, filled with episodes; the last is cut where the window ends."""
+        rng = Random(f"{self._seed}/{number}")
+        ids: list[int] = []
+        weights: list[float] = []
+        while len(ids) < length:
+            for token_id, weight in self._episode(rng):
+                ids.append(token_id)
+                weights.append(weight)
+        return Window(token_ids=np.array(ids[:length], dtype=np.uint16), weights=np.array(weights[:length], dtype=np.float32))
+
+    def _episode(self, rng: Random) -> list[tuple[int, float]]:
+        num_shots = rng.randint(0, MAX_SHOTS) if rng.random() < 0.5 else rng.randint(8, MAX_SHOTS)
+        makers, shares = zip(*self._makers, strict=True)
+        pairs: list[Pair] = rng.choices(makers, shares)[0](rng, num_shots + 1)
+        template = SERVED_TEMPLATE if rng.random() < SERVED_TEMPLATE_SHARE else rng.choice(TEMPLATES)
+        text, answers = write_episode(pairs, template)
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        spans = iter([*answers, (len(text) + 1, len(text) + 1)])
+        first, last = next(spans)
+        tokens = []
+        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            while start > last:
+                first, last = next(spans)
+            # From the token in which the answer begins to the one after it, which says that the answer is over.
+            tokens.append((token_id, ANSWER_WEIGHT if end > first else OTHER_WEIGHT))
+        return [*tokens, (self._end_id, OTHER_WEIGHT)]
+
+    def _draw_read(self, rng: Random, count: int) -> list[Pair]:
+        pairs = rng.choices(self._read, self._read_weights)[0]
+        return rng.sample(pairs, min(count, len(pairs)))
+
+
+def write_episode(pairs: Sequence[Pair], template: Template) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text of an episode, and where in it each answer begins and ends."""
+    text = ""
+    answers = []
+    for pair in pairs:
+        text += f"{template.before_input}{pair.input}{template.before_output}"
+        answers.append((len(text), len(text) + len(pair.output)))
+        text += f"{pair.output}{template.after_output}"
+    return text, answers
