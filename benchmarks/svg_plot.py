@@ -1,4 +1,7 @@
-"""A line plot as an SVG file, for results that are read on a web page: logarithmic axes, one colour a series, no library."""
+"""A line plot as an SVG file, for results that are read on a web page: one colour a series, no library.
+
+Axes are logarithmic, or linear where the values' range is given (shares, from 0 to 1).
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,19 +15,25 @@ _COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """A line: its name, and its (x, y) points, all positive."""
+    """A line: its name, and its (x, y) points, all positive if the axes are logarithmic."""
 
     name: str
     points: tuple[tuple[float, float], ...]
 
 
-def write_plot(path: Path, series: Sequence[Series], *, title: str, x_label: str, y_label: str) -> None:
-    """Write the plot; x ticks at the points themselves, y ticks at 1, 2 and 5 of each decade."""
+def write_plot(
+    path: Path, series: Sequence[Series], *, title: str, x_label: str, y_label: str, y_range: tuple[float, float] | None = None
+) -> None:
+    """Write the plot; x ticks at the points themselves, y ticks at 1, 2 and 5 of each decade.
+
+    With ``y_range`` both axes are linear, and y has five steps from the lower to the upper value.
+    """
     xs = sorted({x for line in series for x, _ in line.points})
     ys = [y for line in series for _, y in line.points]
-    y_ticks = _ticks(min(ys), max(ys))
-    x_axis = _Axis(xs[0], xs[-1], _LEFT, _WIDTH - _RIGHT)
-    y_axis = _Axis(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    y_ticks = _ticks(min(ys), max(ys)) if y_range is None else [y_range[0] + step / 5 * (y_range[1] - y_range[0]) for step in range(6)]
+    is_linear = y_range is not None
+    x_axis = _Axis(xs[0], xs[-1], _LEFT, _WIDTH - _RIGHT, is_linear)
+    y_axis = _Axis(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP, is_linear)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
@@ -47,15 +56,17 @@ def write_plot(path: Path, series: Sequence[Series], *, title: str, x_label: str
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Maps [low, high] to pixels, by logarithms."""
+    """Maps [low, high] to pixels, by logarithms if it is not linear."""
 
     low: float
     high: float
     from_pixel: float
     to_pixel: float
+    is_linear: bool
 
     def __call__(self, value: float) -> float:
-        share = (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low) or 1.0)
+        low, value, high = (number if self.is_linear else math.log(number) for number in (self.low, value, self.high))
+        share = (value - low) / (high - low or 1.0)
         return self.from_pixel + share * (self.to_pixel - self.from_pixel)
 
 

@@ -24,3 +24,12 @@ def test_every_point_is_inside_the_frame_in_the_order_of_its_numbers(tmp_path: P
 def test_one_point_is_a_plot_too(tmp_path: Path) -> None:
     write_plot(tmp_path / "plot.svg", [Series(name="a", points=((1, 1.0),))], title="t", x_label="x", y_label="y")
     assert len(list(ElementTree.parse(tmp_path / "plot.svg").getroot().iter(f"{_SVG}circle"))) == 1
+
+
+def test_a_linear_plot_has_its_points_where_their_shares_are(tmp_path: Path) -> None:
+    line = Series(name="a", points=((0, 0.0), (4, 0.5), (8, 1.0)))
+    write_plot(tmp_path / "plot.svg", [line], title="t", x_label="x", y_label="y", y_range=(0.0, 1.0))
+    root = ElementTree.parse(tmp_path / "plot.svg").getroot()
+    points = [(float(circle.attrib["cx"]), float(circle.attrib["cy"])) for circle in root.iter(f"{_SVG}circle")]
+    assert points[1] == tuple((first + last) / 2 for first, last in zip(points[0], points[2], strict=True))
+    assert {"0", "0.2", "0.8", "1"} <= {text.text for text in root.iter(f"{_SVG}text")}

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from threading import Event
 
 import torch
+from rich.console import Console
 from tokenizers import Tokenizer
 
 from models.recipes.gpt.batches import BatchSource, TextSource
+from models.recipes.gpt.cases import write_cases
 from models.recipes.gpt.checkpoint import Progress, load_checkpoint
 from models.recipes.gpt.corpus import TRAINING_SOURCES, VALIDATION_SOURCES, WorkFiles, open_tokens, prepare_corpus, token_bytes
 from models.recipes.gpt.episodes import EpisodeSource
@@ -78,6 +80,13 @@ def export_command(arguments: argparse.Namespace) -> None:
     model = GPT(checkpoint.shape)
     model.load_state_dict(checkpoint.model)
     export_model(model, Tokenizer.from_file(str(work.tokenizer)), arguments.destination)
+
+
+def cases_command(arguments: argparse.Namespace) -> None:
+    """Write the few-shot cases; their made-up words come from the work folder."""
+    work = WorkFiles(directory=arguments.work)
+    num_cases = write_cases(arguments.data, read_words(work.words), arguments.destination)
+    Console().print(f"{num_cases} cases written to {arguments.destination}")
 
 
 def _opening(model: GPT, progress: Progress, budget: Budget) -> str:

@@ -128,13 +128,26 @@ def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int64]:
     return sizes
 
 
+def cut_text(text: str) -> Iterator[str]:
+    """Cut a long text after paragraphs, where the tokenizer cuts too, so that its cores share the work."""
+    start = 0
+    while len(text) - start > PIECE_CHARACTERS:
+        end = text.find("\n\n", start + PIECE_CHARACTERS)
+        if end < 0:
+            break
+        # One newline goes with each side: before a letter GPT-2's pattern splits a pair of them just so.
+        yield text[start : end + 1]
+        start = end + 1
+    yield text[start:]
+
+
 def _encode(tokenizer: Tokenizer, documents: Iterator[str], path: Path) -> Mapping[str, int]:
     end = np.array([end_of_text_id(tokenizer)], dtype="<u2")
     num_tokens = num_bytes = num_documents = 0
     unfinished = path.with_suffix(".part")
     with unfinished.open("wb") as file:
         for batch in _batched(documents):
-            pieces = [list(_cut(text)) for text in batch]
+            pieces = [list(cut_text(text)) for text in batch]
             encodings = iter(tokenizer.encode_batch([piece for parts in pieces for piece in parts], add_special_tokens=False))
             for text, parts in zip(batch, pieces, strict=True):
                 for _ in parts:
@@ -147,19 +160,6 @@ def _encode(tokenizer: Tokenizer, documents: Iterator[str], path: Path) -> Mappi
                 num_documents += 1
     unfinished.replace(path)
     return {"documents": num_documents, "bytes": num_bytes, "tokens": num_tokens}
-
-
-def _cut(text: str) -> Iterator[str]:
-    """Cut a long text after paragraphs, where the tokenizer cuts too, so that its cores share the work."""
-    start = 0
-    while len(text) - start > PIECE_CHARACTERS:
-        end = text.find("\n\n", start + PIECE_CHARACTERS)
-        if end < 0:
-            break
-        # One newline goes with each side: before a letter GPT-2's pattern splits a pair of them just so.
-        yield text[start : end + 1]
-        start = end + 1
-    yield text[start:]
 
 
 def _batched(documents: Iterator[str]) -> Iterator[list[str]]:

@@ -119,7 +119,8 @@ class EpisodeSource:
             tokens.append((token_id, ANSWER_WEIGHT if end > first else OTHER_WEIGHT))
         return [*tokens, (self._end_id, OTHER_WEIGHT)]
 
-    def _draw_read(self, rng: Random, count: int) -> list[Pair]:
+    def _draw_read(self, rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
+        assert not held_out, "episodes are made of what may be trained on"
         pairs = rng.choices(self._read, self._read_weights)[0]
         return rng.sample(pairs, min(count, len(pairs)))
 

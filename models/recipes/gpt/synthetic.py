@@ -1,6 +1,7 @@
 """In-context tasks made up on the spot: on words, on lists of words, on numbers, and maps that only the examples tell.
 
-A maker draws one task and returns pairs of it. Inputs that ``split`` holds out are never returned.
+A maker draws one task and returns pairs of it, either none of which ``split`` holds out or all of which it does. The task is
+drawn before its pairs: with the same random source, both parts are of the same task.
 """
 
 import operator
@@ -8,14 +9,20 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 from random import Random
+from typing import Protocol
 
 from models.recipes.gpt.split import HELD_OUT_TASKS, is_held_out
 from models.recipes.gpt.tasks import Pair
 
 MAX_TRIES = 200
 
-Maker = Callable[[Random, int], list[Pair]]
-"""Takes the random source and how many pairs are wanted; fewer may come."""
+
+class Maker(Protocol):
+    """Draws a task."""
+
+    def __call__(self, rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
+        """Return at most ``count`` pairs with different inputs, of the part that is asked for."""
+
 
 WORD_CHANGES: tuple[Callable[[str], str], ...] = (
     str.upper,
@@ -71,7 +78,7 @@ TWO_NUMBERS: tuple[tuple[str, Callable[[int, int], int]], ...] = (
 def word_maker(words: Sequence[str]) -> Maker:
     """Return a maker of tasks that change a word; upper-case inputs for a quarter of them."""
 
-    def make(rng: Random, count: int) -> list[Pair]:
+    def make(rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
         change = rng.choice(WORD_CHANGES)
         is_upper = rng.random() < 0.25
 
@@ -79,7 +86,7 @@ def word_maker(words: Sequence[str]) -> Maker:
             word = _draw_word(rng, words)
             return Pair(word.upper() if is_upper else word, change(word))
 
-        return _distinct(rng, count, one)
+        return _distinct(rng, count, one, held_out=held_out)
 
     return make
 
@@ -87,14 +94,14 @@ def word_maker(words: Sequence[str]) -> Maker:
 def affix_maker(words: Sequence[str]) -> Maker:
     """Return a maker of tasks that put the same text before or after every word."""
 
-    def make(rng: Random, count: int) -> list[Pair]:
+    def make(rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
         before, after = rng.choice((("", "s"), ("un", ""), ("the ", ""), ("", "!"), ("", "?"), ("a ", ""), ("", " " + rng.choice(words))))
 
         def one() -> Pair:
             word = _draw_word(rng, words)
             return Pair(word, f"{before}{word}{after}")
 
-        return _distinct(rng, count, one)
+        return _distinct(rng, count, one, held_out=held_out)
 
     return make
 
@@ -105,11 +112,16 @@ def list_maker(words: Sequence[str], categories: Mapping[str, Sequence[str]]) ->
         (chosen, others) for chosen, others in permutations(sorted(categories), 2) if f"{chosen}_v_{others}_3" not in HELD_OUT_TASKS
     ]
 
-    def make(rng: Random, count: int) -> list[Pair]:
+    def make(rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
         length = rng.choice((2, 3, 3, 3, 4, 5, 5, 6))
         if rng.random() < 0.3:
             chosen, others = rng.choice(category_pairs)
-            return _distinct(rng, count, lambda: _pick_by_category(rng, categories[chosen], categories[others], length))
+
+            def pick() -> Pair:
+                return _pick_by_category(rng, categories[chosen], categories[others], length)
+
+            return _distinct(rng, count, pick, held_out=held_out)
+
         change = rng.choice(LIST_CHANGES)
         separator = rng.choice((", ", ", ", ", ", " ", "; "))
 
@@ -117,7 +129,7 @@ def list_maker(words: Sequence[str], categories: Mapping[str, Sequence[str]]) ->
             items = _draw_words(rng, words, length)
             return Pair(separator.join(items), change(items))
 
-        return _distinct(rng, count, one)
+        return _distinct(rng, count, one, held_out=held_out)
 
     return make
 
@@ -125,7 +137,7 @@ def list_maker(words: Sequence[str], categories: Mapping[str, Sequence[str]]) ->
 def arithmetic_maker() -> Maker:
     """Return a maker of tasks on numbers: written sums, and rules that the examples must tell ("add 7")."""
 
-    def make(rng: Random, count: int) -> list[Pair]:
+    def make(rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
         limit = rng.choice((10, 10, 20, 50, 100))
         if rng.random() < 0.5:
             rule = rng.choice(_one_number_rules(limit=limit, constant=rng.randrange(1, 10)))
@@ -134,14 +146,14 @@ def arithmetic_maker() -> Maker:
                 number = rng.randrange(1, limit + 1)
                 return Pair(str(number), rule(number))
 
-            return _distinct(rng, count, one)
+            return _distinct(rng, count, one, held_out=held_out)
         form, operation = rng.choice(TWO_NUMBERS)
 
         def two() -> Pair:
             first, second = rng.randrange(limit), rng.randrange(limit)
             return Pair(form.format(first, second), str(operation(first, second)))
 
-        return _distinct(rng, count, two)
+        return _distinct(rng, count, two, held_out=held_out)
 
     return make
 
@@ -149,7 +161,7 @@ def arithmetic_maker() -> Maker:
 def recall_maker(words: Sequence[str]) -> Maker:
     """Return a maker of arbitrary maps from words to words, with inputs that come back: only the examples tell the answer."""
 
-    def make(rng: Random, count: int) -> list[Pair]:
+    def make(rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
         keys = _draw_words(rng, words, rng.randrange(2, 7))
         table = [Pair(key, rng.choice(words)) for key in keys]
         return [rng.choice(table) for _ in range(count)]
@@ -160,7 +172,7 @@ def recall_maker(words: Sequence[str]) -> Maker:
 def label_maker(classes: Mapping[str, Sequence[str]], words: Sequence[str]) -> Maker:
     """Return a maker of two to five of ``classes`` under their own names or under arbitrary words, mixed evenly."""
 
-    def make(rng: Random, count: int) -> list[Pair]:
+    def make(rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
         names = sorted(classes)
         chosen = rng.sample(names, min(len(names), rng.choice((2, 2, 2, 3, 4, 5))))
         labels = chosen
@@ -172,7 +184,7 @@ def label_maker(classes: Mapping[str, Sequence[str]], words: Sequence[str]) -> M
             at = rng.choice(place)
             return Pair(rng.choice(classes[chosen[at]]), labels[at])
 
-        return _distinct(rng, count, one)
+        return _distinct(rng, count, one, held_out=held_out)
 
     return make
 
@@ -217,14 +229,14 @@ def _draw_words(rng: Random, words: Sequence[str], count: int) -> list[str]:
     return list(found)
 
 
-def _distinct(rng: Random, count: int, one: Callable[[], Pair]) -> list[Pair]:
-    """Draw pairs with different inputs, none of them held out; fewer than ``count`` where there are no more."""
+def _distinct(rng: Random, count: int, one: Callable[[], Pair], *, held_out: bool) -> list[Pair]:
+    """Draw pairs with different inputs, all of one part; fewer than ``count`` where there are no more."""
     found: dict[str, Pair] = {}
     for _ in range(count + MAX_TRIES):
         if len(found) == count:
             break
         pair = one()
-        if not is_held_out(pair.input):
+        if is_held_out(pair.input) == held_out:
             found.setdefault(pair.input, pair)
     pairs = list(found.values())
     rng.shuffle(pairs)

@@ -59,8 +59,8 @@ def load_tasks(data: Path) -> tuple[Task, ...]:
     return tuple(sorted(tasks, key=lambda task: task.name))
 
 
-def load_classes(data: Path) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return the training texts of labelled data sets: data set to class to texts that are short and not held out."""
+def load_classes(data: Path, *, held_out: bool = False) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return short texts of labelled data sets by data set and class: those to train on, or those that are held out."""
     folder = data / "classification"
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for domain, intent, text in read_table(folder / "clinc150_train.tsv.xz", has_header=True):
@@ -69,15 +69,20 @@ def load_classes(data: Path) -> dict[str, dict[str, tuple[str, ...]]]:
     for label, text in read_table(folder / "pros_cons_train.tsv.xz", has_header=True):
         found["pros and cons"][label].append(text)
     return {
-        name: {label: kept for label, texts in classes.items() if (kept := tuple(text for text in texts if _may_train(text)))}
+        name: {
+            label: kept
+            for label, texts in classes.items()
+            if (kept := tuple(text for text in texts if 0 < len(text) <= MAX_CHARACTERS and is_held_out(text) == held_out))
+        }
         for name, classes in found.items()
     }
 
 
-def load_categories(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
-    """Return words by category ("animal", "verb" ...), from the tasks in training that ask for the one word of a category.
+def load_categories(tasks: Sequence[Task], *, held_out: bool = False) -> dict[str, tuple[str, ...]]:
+    """Return words by category ("animal", "verb" ...): those to train on, or those that are held out.
 
-    ``animal_v_object_3`` has an animal as its output and objects as the rest of its input.
+    They come from the training pairs of the tasks that ask for the one word of a category: ``animal_v_object_3`` has an
+    animal as its output and objects as the rest of its input.
     """
     found: dict[str, set[str]] = defaultdict(set)
     for task in tasks:
@@ -90,7 +95,7 @@ def load_categories(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
             if others != "concept":
                 found[others] |= set(pair.input.split(", ")) - {pair.output}
     found.pop("concept", None)
-    return {name: tuple(sorted(word for word in words if not is_held_out(word))) for name, words in sorted(found.items())}
+    return {name: tuple(sorted(word for word in words if is_held_out(word) == held_out)) for name, words in sorted(found.items())}
 
 
 def read_table(path: Path, *, has_header: bool = False) -> Iterator[list[str]]:
@@ -128,7 +133,3 @@ def _translations(path: Path) -> Iterator[Task]:
         # Rows for "I" and its kin begin with a grammatical note ("1 sg.").
         pairs = (Pair(row[0][0], row[column][0]) for row in rows if len(row) > column and not row[0][0][:1].isdigit())
         yield _task(f"english-{language}", pairs)
-
-
-def _may_train(text: str) -> bool:
-    return 0 < len(text) <= MAX_CHARACTERS and not is_held_out(text)

@@ -45,7 +45,9 @@ def test_the_served_template_is_what_the_server_writes_for_a_query() -> None:
     assert [text[start:end] for start, end in answers] == ["hot", "down", "out"]
 
 
-def test_a_window_depends_on_the_seed_and_its_number_alone(source: EpisodeSource, data: Path, work: WorkFiles, tokenizer: Tokenizer) -> None:
+def test_a_window_depends_on_the_seed_and_its_number_alone(
+    source: EpisodeSource, data: Path, work: WorkFiles, tokenizer: Tokenizer
+) -> None:
     again = EpisodeSource(tokenizer, tasks=load_tasks(data), classes=load_classes(data), words=read_words(work.words), seed=3)
     other = EpisodeSource(tokenizer, tasks=load_tasks(data), classes=load_classes(data), words=read_words(work.words), seed=4)
     expected = source.window(7, 300)
