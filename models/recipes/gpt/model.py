@@ -50,7 +50,7 @@ class Attention(nn.Module):
         return out
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
 class Block(nn.Module):

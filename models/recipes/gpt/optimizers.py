@@ -45,7 +45,7 @@ class Optimizers:
         for group in self._groups():
             group["lr"] = group[PEAK_RATE] * factor
         for optimizer in (self._muon, self._adam):
-            optimizer.step()
+            optimizer.step()  # type: ignore[no-untyped-call,unused-ignore]
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, object]:

@@ -28,6 +28,11 @@ class Report:
             return min(self.used_share, 1 - DECAY_SHARE)
         return 1 - DECAY_SHARE * self.decay.factor(self.num_tokens)
 
+    @property
+    def left_s(self) -> float:
+        """Seconds of work until the end, if all goes on as it went."""
+        return self.seconds * (1 / self.done_share - 1) if self.done_share else 0.0
+
 
 class Reporter:
     """Shows reports; the loss that it shows is the mean since the line before."""
@@ -65,7 +70,8 @@ class Reporter:
         rate = (report.num_tokens - tokens_then) / max(now - since, 1e-9)
         self.say(
             f"step {report.step}  {report.num_tokens / 1e6:.2f} M tokens  loss {mean:.4f}  {rate:.0f} tokens/s  "
-            f"{report.seconds / 3600:.2f} h of work  {report.done_share:.1%} done" + ("  falling" if report.decay else "")
+            f"{report.seconds / 3600:.2f} h of work, {report.left_s / 3600:.2f} h left  {report.done_share:.1%} done"
+            + ("  falling" if report.decay else "")
         )
         self._losses = []
         self._since = now, report.num_tokens

@@ -7,7 +7,7 @@ resumed by the same command.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -177,15 +177,10 @@ class Trainer:
 def _micro_batches(batch: Batch, *, span: int, micro_batch: int) -> list[tuple[Batch, torch.Tensor]]:
     """Cut a batch into parts of ``micro_batch`` tokens, each window read as several of ``span`` at their own positions."""
     positions = torch.arange(batch.token_ids.shape[1]).expand_as(batch.token_ids).reshape(-1, span)
-    cut = replace(
-        batch,
-        token_ids=batch.token_ids.reshape(-1, span),
-        targets=batch.targets.reshape(-1, span),
-        weights=batch.weights.reshape(-1, span),
-    )
-    rows = max(1, micro_batch // span)
-    parts = zip(cut.token_ids.split(rows), cut.targets.split(rows), cut.weights.split(rows), positions.split(rows), strict=True)
-    return [(Batch(token_ids=ids, targets=targets, weights=weights), places) for ids, targets, weights, places in parts]
+    token_ids, targets, weights = (tensor.reshape(-1, span) for tensor in (batch.token_ids, batch.targets, batch.weights))
+    num_rows = max(1, micro_batch // span)
+    rows = [slice(first, first + num_rows) for first in range(0, len(token_ids), num_rows)]
+    return [(Batch(token_ids=token_ids[at], targets=targets[at], weights=weights[at]), positions[at]) for at in rows]
 
 
 def _crossed(before: int, after: int, every: int) -> bool:

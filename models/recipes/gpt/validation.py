@@ -11,6 +11,8 @@ from torch.nn.functional import cross_entropy
 from models.recipes.gpt.corpus import Tokens
 from models.recipes.gpt.model import GPT
 
+WINDOWS_AT_ONCE = 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationText:
@@ -34,7 +36,8 @@ def bits_per_byte(model: GPT, text: ValidationText, *, device: torch.device) -> 
     """Return the bits that the model needs for a byte of the text, the first token of each window given."""
     nats = 0.0
     num_bytes = 0
-    for row in text.windows.split(4):
+    for first in range(0, len(text.windows), WINDOWS_AT_ONCE):
+        row = text.windows[first : first + WINDOWS_AT_ONCE]
         tokens = row.to(device)
         positions = torch.arange(tokens.shape[1] - 1, device=device).expand(len(tokens), -1)
         with torch.autocast(device.type, dtype=torch.bfloat16):

@@ -18,7 +18,8 @@ OPENINGS = (
     "Nobody in the village knew who had",
 )
 MAX_TOKENS = 120
-SAMPLING = {"temperature": 0.8, "top_p": 0.95}
+TEMPERATURE = 0.8
+TOP_P = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ def continue_openings(client: Client, model: str, openings: Sequence[str] = OPEN
     found = []
     for number, opening in enumerate(openings):
         greedy = client.complete(model, opening, max_tokens=MAX_TOKENS, temperature=0.0)
-        sampled = client.complete(model, opening, max_tokens=MAX_TOKENS, seed=number, **SAMPLING)
+        sampled = client.complete(model, opening, max_tokens=MAX_TOKENS, seed=number, temperature=TEMPERATURE, top_p=TOP_P)
         found.append(Continuation(opening=opening, greedy=greedy.completions[0].text, sampled=sampled.completions[0].text))
     return tuple(found)
 

@@ -95,8 +95,8 @@ def _sums(values: Floats, keys: Ids, num_contexts: int, vocab_size: int) -> _Cou
     ones, twos = float((values == 1).sum()), float((values == 2).sum())
     return _Counts(
         values=values,
-        context_total=np.bincount(contexts, weights=values, minlength=num_contexts),
-        context_types=np.bincount(contexts, weights=values > 0, minlength=num_contexts),
+        context_total=np.bincount(contexts, weights=values, minlength=num_contexts).astype(np.float64),
+        context_types=np.bincount(contexts[values > 0], minlength=num_contexts).astype(np.float64),
         discount=ones / (ones + 2 * twos) if ones else 0.5,
     )
 

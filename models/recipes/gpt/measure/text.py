@@ -69,7 +69,7 @@ class Window:
 
 def windows(length: int, context: int) -> list[Window]:
     """Return windows of at most ``context`` that score each place but the first of a sequence exactly once."""
-    found = []
+    found: list[Window] = []
     scored = 1
     while scored < length:
         start = 0 if not found else scored - context // 2

@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 
 from models.recipes.gpt.corpus import TRAINING_SOURCES, VALIDATION_SOURCES, WorkFiles, prepare_corpus
 
-NAMES = ("fox", "crow", "hen", "lion", "mouse", "frog")
+NAMES = ("fox", "crow", "hen", "lion", "mouse", "frog", "goat", "duck", "bear", "wolf", "cat", "dog", "owl", "pig")
 PLACES = ("barn", "wood", "river", "hill", "garden")
 VERBS = ("run", "sing", "sleep", "hide", "dance", "jump")
-VOCAB_SIZE = 400
+VOCAB_SIZE = 320
 
 
 def write_story(rng: Random) -> str:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from attendant_server.gateway.few_shot_prompt import build_prompt
 from attendant_server.gateway.requests import FewShotExample, FewShotRequest
 from models.recipes.gpt.corpus import WorkFiles
-from models.recipes.gpt.episodes import ANSWER_WEIGHT, SERVED_TEMPLATE, TEMPLATES, EpisodeSource, write_episode
+from models.recipes.gpt.episodes import ANSWER_WEIGHT, SERVED_TEMPLATE, TEMPLATES, EpisodeSource, Template, write_episode
 from models.recipes.gpt.split import HELD_OUT_TASKS, is_held_out
 from models.recipes.gpt.synthetic import affix_maker, arithmetic_maker, label_maker, list_maker, recall_maker, word_maker
 from models.recipes.gpt.tasks import Pair, load_categories, load_classes, load_tasks
@@ -58,27 +58,35 @@ def test_a_window_depends_on_the_seed_and_its_number_alone(
     assert not np.array_equal(source.window(8, 300).token_ids, expected.token_ids)
 
 
-@pytest.mark.parametrize("template", [SERVED_TEMPLATE, *TEMPLATES])
-def test_exactly_the_answers_and_what_ends_them_count_in_full(source: EpisodeSource, tokenizer: Tokenizer, template: object) -> None:
-    found = 0
+def test_exactly_the_answers_and_the_token_that_ends_them_count_in_full(source: EpisodeSource, tokenizer: Tokenizer) -> None:
+    num_found = 0
     for number in range(12):
         window = source.window(number, 600)
-        pieces = []
+        marked = ""
         for token_id, weight in zip(window.token_ids.tolist(), window.weights, strict=True):
-            piece = tokenizer.decode([token_id], skip_special_tokens=False)
-            pieces.append(piece if weight < ANSWER_WEIGHT else f"\x01{piece}\x02")
-        marked = "".join(pieces).replace("\x02\x01", "")
-        for example in re.findall(r"(?:^|\n\n|endoftext\|>)Input: [^\n]*\nOutput:([^\n]*)\n", marked):
-            assert re.fullmatch("\x01 ?[^\x01\x02]+", example.strip("\x02")), repr(example)
-            found += 1
-    assert found > 20
+            marked += ("+" if weight == ANSWER_WEIGHT else "-") * len(tokenizer.decode([token_id], skip_special_tokens=False))
+        text = tokenizer.decode(window.token_ids.tolist(), skip_special_tokens=False)
+        for example in re.finditer(r"(?:^|\n\n|endoftext\|>)(Input: [^\n]*\nOutput:) ([^\n]*\n)\n", text):
+            assert set(marked[example.start(1) : example.end(1)]) == {"-"}
+            assert set(marked[example.start(2) : example.end(2)]) == {"+"}
+            num_found += 1
+    assert num_found > 20
 
 
-def test_no_held_out_item_is_ever_an_input(source: EpisodeSource, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("template", [SERVED_TEMPLATE, *TEMPLATES])
+def test_an_episode_in_any_template_says_where_its_answers_are(template: Template) -> None:
+    text, answers = write_episode([Pair("cold", "hot"), Pair("up", "down")], template)
+    assert [text[start:end] for start, end in answers] == ["hot", "down"]
+    assert text.count(template.before_output) >= 2
+
+
+def test_no_held_out_item_is_ever_an_input(source: EpisodeSource, work: WorkFiles, tokenizer: Tokenizer) -> None:
     inputs = [text for episode in episodes_of(source, tokenizer, 30) for text in re.findall(r"Input: ([^\n]*)\n", episode)]
     assert len(inputs) > 300
     # Arbitrary maps have nothing to be learned but from their own examples, so their words need not be kept.
-    assert sum(is_held_out(text) for text in inputs) < 0.02 * len(inputs)
+    kept = [text for text in inputs if text not in read_words(work.words)]
+    assert len(kept) > 200
+    assert not any(is_held_out(text) for text in kept)
 
 
 def test_makers_return_distinct_items_that_are_not_held_out(data: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
 from attendant_client import Client
-from attendant_server.config import Settings
+from attendant_server.config import ModelSettings, Settings
 from models.recipes.gpt.cases import make_cases, write_cases
 from models.recipes.gpt.corpus import WorkFiles
 from models.recipes.gpt.export import export_model
@@ -167,17 +167,17 @@ def model() -> GPT:
 def client(model: GPT, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     directory = tmp_path_factory.mktemp("served") / MODEL
     export_model(model, tokenizer, directory)
-    settings: dict[str, Any] = {
-        "models": [str(directory)],
-        "http_port": 0,
-        "grpc_port": 0,
-        "device": "cpu",
-        "dtype": "float32",
-        "kv_cache_memory": 8 * 2**20,
-        "local": True,
-        "log_level": "error",
-    }
-    with ServerThread(Settings(**settings)) as server, Client(f"127.0.0.1:{server.call(lambda: server.server.grpc_port)}") as client:
+    settings = Settings(
+        models=(ModelSettings(name=MODEL, path=str(directory)),),
+        http_port=0,
+        grpc_port=0,
+        device="cpu",
+        dtype="float32",
+        kv_cache_memory=8 * 2**20,
+        local=True,
+        log_level="error",
+    )
+    with ServerThread(settings) as server, Client(f"127.0.0.1:{server.call(lambda: server.server.grpc_port)}") as client:
         yield client
 
 
