@@ -19,6 +19,7 @@ from models.recipes.gpt.words import count_words, write_words
 
 Tokens = NDArray[np.uint16]
 
+SENTENCES = "tatoeba_english_sentences"
 SENTENCES_A_DOCUMENT = 30
 DOCUMENTS_A_BATCH = 64
 PIECE_CHARACTERS = 20_000
@@ -26,7 +27,7 @@ PIECE_CHARACTERS = 20_000
 TRAINING_SOURCES = (
     "ccby_children_stories",
     "pd_children_stories",
-    "tatoeba_english_sentences",
+    SENTENCES,
     "pd_fiction_tier1",
     "pd_fiction_tier2",
     "pd_fiction_tier3",
@@ -79,18 +80,15 @@ class WorkFiles:
 
 def read_documents(path: Path) -> Iterator[str]:
     """Yield the documents of a compressed text file, without the marks that end them."""
+    has_marks = not path.name.startswith(SENTENCES)
     lines: list[str] = []
     with lzma.open(path, "rt", encoding="utf-8") as file:
-        has_marks = False
         for line in file:
-            if line.rstrip("\n") == END_OF_TEXT:
-                has_marks = True
+            is_mark = line.rstrip("\n") == END_OF_TEXT
+            if not is_mark:
+                lines.append(line)
+            if is_mark or (not has_marks and len(lines) == SENTENCES_A_DOCUMENT):
                 yield "".join(lines).strip("\n") + "\n"
-                lines = []
-                continue
-            lines.append(line)
-            if not has_marks and len(lines) >= SENTENCES_A_DOCUMENT and path.name.startswith("tatoeba"):
-                yield "".join(lines)
                 lines = []
     if "".join(lines).strip():
         yield "".join(lines).strip("\n") + "\n"

@@ -76,12 +76,9 @@ class EpisodeSource:
         self._tokenizer = tokenizer
         self._end_id = end_of_text_id(tokenizer)
         self._seed = seed
-        self._read = [task.training_pairs for task in tasks if not task.is_held_out]
-        # By the root of their sizes: neither does the one large task drown the others, nor are small ones learned by heart.
-        self._read_weights = [math.sqrt(len(pairs)) for pairs in self._read]
         categories = load_categories(tasks)
         self._makers: list[tuple[Maker, float]] = [
-            (self._draw_read, 0.40),
+            (_read_maker([task for task in tasks if not task.is_held_out]), 0.40),
             (word_maker(words), 0.16),
             (affix_maker(words), 0.03),
             (list_maker(words, categories), 0.13),
@@ -119,11 +116,6 @@ class EpisodeSource:
             tokens.append((token_id, ANSWER_WEIGHT if end > first else OTHER_WEIGHT))
         return [*tokens, (self._end_id, OTHER_WEIGHT)]
 
-    def _draw_read(self, rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
-        assert not held_out, "episodes are made of what may be trained on"
-        pairs = rng.choices(self._read, self._read_weights)[0]
-        return rng.sample(pairs, min(count, len(pairs)))
-
 
 def write_episode(pairs: Sequence[Pair], template: Template) -> tuple[str, list[tuple[int, int]]]:
     """Return the text of an episode, and where in it each answer begins and ends."""
@@ -134,3 +126,16 @@ def write_episode(pairs: Sequence[Pair], template: Template) -> tuple[str, list[
         answers.append((len(text), len(text) + len(pair.output)))
         text += f"{pair.output}{template.after_output}"
     return text, answers
+
+
+def _read_maker(tasks: Sequence[Task]) -> Maker:
+    """Return a maker that draws one of the tasks that were read."""
+    # By the root of their sizes: neither does the one large task drown the others, nor are small ones learned by heart.
+    shares = [math.sqrt(len(task.pairs)) for task in tasks]
+    parts = {False: [task.training_pairs for task in tasks], True: [task.held_out_pairs for task in tasks]}
+
+    def make(rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
+        pairs = rng.choices(parts[held_out], shares)[0]
+        return rng.sample(pairs, min(count, len(pairs)))
+
+    return make
