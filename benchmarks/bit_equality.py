@@ -20,7 +20,16 @@ from benchmarks.results_file import markdown_table, write_results
 from tests.engine.bit_equality import checkpoints
 from tests.engine.bit_equality.cases import Requests, Subject, Variant, properties, random_case
 
-_FORMATS = (("float32", "none"), ("bfloat16", "none"), ("float32", "int8"), ("bfloat16", "int8"), ("bfloat16", "int4"))
+_FORMATS = (
+    ("float32", "none", "auto"),
+    ("bfloat16", "none", "auto"),
+    ("float32", "int8", "auto"),
+    ("bfloat16", "int8", "auto"),
+    ("bfloat16", "int4", "auto"),
+    ("float32", "none", "int8"),
+    ("bfloat16", "int8", "int8"),
+)
+"""Activations, weights, and the cache, which encoders do without."""
 
 
 @dataclass(slots=True)
@@ -46,7 +55,7 @@ class Tally:
 
 def run_variant(name: str, variant: Variant, arguments: argparse.Namespace, tally: Tally) -> None:
     """Show the oracle every request alone, then live through ``--cases`` random cases, or the one that ``--only`` names."""
-    label = f"{name} {variant.dtype} {variant.quantization} {variant.instruction_set.name.lower()}"
+    label = f"{name} {variant.dtype} {variant.quantization} {variant.kv_cache_dtype} {variant.instruction_set.name.lower()}"
     subject = Subject(variant)
     is_decoder = name in checkpoints.DECODERS
     rng = random.Random(f"{arguments.seed} {label}")
@@ -59,7 +68,7 @@ def run_variant(name: str, variant: Variant, arguments: argparse.Namespace, tall
         num_compared = subject.oracle.num_compared - num_compared
         num_mismatches = subject.oracle.mismatches.total() - num_mismatches
         num_other_answers = sum(alone[key] != answer for key, answer in outcome.answers.items())
-        names = ["all", f"model {name}", f"dtype {variant.dtype}, weights {variant.quantization}"]
+        names = ["all", f"model {name}", f"dtype {variant.dtype}, weights {variant.quantization}", f"cache {variant.kv_cache_dtype}"]
         names += [f"instruction set {variant.instruction_set.name}", *properties(case, outcome)]
         tally.add(names, num_compared=num_compared, num_mismatches=num_mismatches + num_other_answers)
         if num_mismatches or num_other_answers:
@@ -77,9 +86,11 @@ def variants(arguments: argparse.Namespace, folder: Path) -> list[tuple[str, Var
     chosen = []
     for name in arguments.models.split(","):
         checkpoint = checkpoints.write(name, folder / name)
-        for (dtype, quantization), isa in product(_FORMATS, sets):
-            if quantization in arguments.quantizations.split(","):
-                variant = Variant(checkpoint=checkpoint, dtype=dtype, quantization=quantization, instruction_set=isa)
+        for (dtype, quantization, cache_dtype), isa in product(_FORMATS, sets):
+            if quantization in arguments.quantizations.split(",") and (cache_dtype == "auto" or name in checkpoints.DECODERS):
+                variant = Variant(
+                    checkpoint=checkpoint, dtype=dtype, quantization=quantization, kv_cache_dtype=cache_dtype, instruction_set=isa
+                )
                 chosen.append((name, variant))
     return chosen
 

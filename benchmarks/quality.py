@@ -5,13 +5,14 @@ The oracle is the ``reference`` backend in float32. Measured on the model itself
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from attendant_engine.attention.base import AttentionMetadata
+from attendant_engine.cache.tensors import CacheTensors
 from attendant_engine.models.base import LoadedModel, ModelInputs
 from attendant_engine.types import PoolingMode
 from attendant_engine.weights.loader import load_model
@@ -19,14 +20,20 @@ from attendant_engine.weights.loader import load_model
 WINDOW = 256
 """Tokens of a piece of text that are predicted from one another, the begin token included."""
 
+_BLOCK_SIZE = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """A way of computing: its name, the type of cache and activations, and what the weights are packed into."""
+    """A way of computing: its name, the type of activations, what the weights are packed into, and what a paged cache holds.
+
+    Without ``cache_dtype`` keys and values are those of the activations' type.
+    """
 
     name: str
     dtype: torch.dtype
     quantization: Literal["none", "int8", "int4"] = "none"
+    cache_dtype: torch.dtype | None = None
 
 
 WAYS = (
@@ -36,6 +43,12 @@ WAYS = (
     Way(name="int8 over float32", dtype=torch.float32, quantization="int8"),
     Way(name="int4", dtype=torch.bfloat16, quantization="int4"),
 )
+CACHE_WAYS = (
+    Way(name="float32, int8 cache", dtype=torch.float32, cache_dtype=torch.int8),
+    Way(name="bfloat16, int8 cache", dtype=torch.bfloat16, cache_dtype=torch.int8),
+    Way(name="int8, int8 cache", dtype=torch.bfloat16, quantization="int8", cache_dtype=torch.int8),
+)
+"""For decoders, which keep keys and values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +98,34 @@ def windows_of(token_ids: Sequence[int], begin_id: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def logits_of(model: LoadedModel, windows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return the logits that predict each window's second to last tokens, ``[N, V]`` float32."""
+def logits_of(model: LoadedModel, windows: Sequence[Sequence[int]], cache_dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return the logits that predict each window's second to last tokens, ``[N, V]`` float32.
+
+    With ``cache_dtype`` keys and values go through a paged cache that holds that, of the native backend.
+    """
     assert model.lm_head is not None
+    num_blocks = -(-WINDOW // _BLOCK_SIZE)
+    cache = None
+    if cache_dtype is not None:
+        cache = CacheTensors(
+            model.config,
+            num_blocks=num_blocks,
+            block_size=_BLOCK_SIZE,
+            dtype=cache_dtype,
+            device=torch.device("cpu"),
+            attention_backend="native",
+        )
     rows = []
     for window in windows:
-        hidden = model.trunk(_pack([window], is_causal=True))
+        inputs = _pack([window], is_causal=True)
+        if cache is not None:
+            places = replace(
+                inputs.attention,
+                block_table=torch.arange(num_blocks, dtype=torch.int32)[None],
+                slot_mapping=torch.arange(len(window)),
+            )
+            inputs = replace(inputs, layer_caches=cache.layers, attention=places)
+        hidden = model.trunk(inputs)
         rows.append(model.lm_head(hidden[: len(window) - 1]).clone())
     return torch.cat(rows)
 

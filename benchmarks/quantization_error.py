@@ -1,4 +1,4 @@
-"""What bfloat16, int8 and int4 cost in quality, per model, against float32 on real text.
+"""What bfloat16, int8, int4 and a cache of int8 cost in quality, per model, against float32 on real text.
 
 ``python -m benchmarks.quantization_error`` writes ``benchmarks/results/DATE-quantization-error.md``. Models: the bundled
 ones, all-MiniLM-L6-v2 where the package that carries it is installed, and with ``--wide`` a GPT-2 124M of random weights,
@@ -17,7 +17,7 @@ import torch
 from attendant_engine.tokenizers import Tokenizer
 from attendant_engine.weights.checkpoint import read_model_config
 from benchmarks.checkpoints import GPT2_124M, write_gpt2
-from benchmarks.quality import WAYS, compare_logits, compare_vectors, load_oracle, load_way, logits_of, vectors_of, windows_of
+from benchmarks.quality import CACHE_WAYS, WAYS, compare_logits, compare_vectors, load_oracle, load_way, logits_of, vectors_of, windows_of
 from benchmarks.results_file import markdown_table, write_results
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +51,7 @@ def main() -> None:
 _NOTES = """Relative logit error: root of the summed squared differences over that of the logits about their mean. Largest: in
 standard deviations of the logits. KL: mean of KL(float32 || this) in nats. The oracle is torch in float32 (`reference`); the
 first row is our own float32. int8 and int4 pack weights alone; their cache and activations are bfloat16 unless it says float32.
+An int8 cache (`--kv-cache-dtype int8`) holds keys and values rounded to bytes, with a scale a position and head.
 int4 keeps the language-model head in int8."""
 
 
@@ -81,8 +82,8 @@ def minilm_directory() -> Path | None:
 def _decoder_section(title: str, path: Path, windows: list[list[int]]) -> str:
     oracle = logits_of(load_oracle(path), windows)
     rows = []
-    for way in WAYS:
-        error = compare_logits(logits_of(load_way(path, way), windows), oracle, windows)
+    for way in (*WAYS, *CACHE_WAYS):
+        error = compare_logits(logits_of(load_way(path, way), windows, way.cache_dtype), oracle, windows)
         rows.append(
             [
                 way.name,

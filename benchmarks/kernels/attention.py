@@ -18,8 +18,8 @@ from statistics import median
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from attendant_engine.attention.native import FORMATS, elements_per_token
-from attendant_engine.kernels.cpu.calls import AttentionCall, CacheView, Rows
+from attendant_engine.kernels.cpu.cache_layout import CACHE_FORMATS, elements_per_token
+from attendant_engine.kernels.cpu.calls import AttentionCall, CacheView, Format, Rows
 from attendant_engine.kernels.cpu.library import KernelLibrary, load_library
 from benchmarks.peers.engines.roofline import Roofline
 from benchmarks.results_file import markdown_table, write_results
@@ -81,11 +81,11 @@ def our_layers(library: KernelLibrary, case: Case, dtype: torch.dtype) -> Step:
     q, out = torch.randn(num_rows, width), torch.empty(num_rows, width)
     starts = torch.arange(0, num_rows + 1, case.num_queries, dtype=torch.int32)
     lens = torch.full((case.num_sequences,), case.num_keys, dtype=torch.int32)
-    elements = BLOCK_SIZE * elements_per_token(case.num_kv_heads, case.head_dim)
+    elements = BLOCK_SIZE * elements_per_token(case.num_kv_heads, case.head_dim, dtype)
     caches = [torch.randn(2, num_blocks, elements).to(dtype) for _ in range(case.num_layers)]
     calls = [
         AttentionCall(
-            cache=CacheView(cache[0].data_ptr(), cache[1].data_ptr(), FORMATS[dtype], BLOCK_SIZE, case.num_kv_heads, case.head_dim),
+            cache=CacheView(cache[0].data_ptr(), cache[1].data_ptr(), CACHE_FORMATS[dtype], BLOCK_SIZE, case.num_kv_heads, case.head_dim),
             q=q.data_ptr(),
             q_stride=width,
             num_heads=case.num_heads,
@@ -96,7 +96,7 @@ def our_layers(library: KernelLibrary, case: Case, dtype: torch.dtype) -> Step:
             block_table_stride=blocks_each,
             is_causal=case.is_causal,
             scale=case.head_dim**-0.5,
-            out=Rows(out.data_ptr(), width, FORMATS[torch.float32], None),
+            out=Rows(out.data_ptr(), width, Format.F32, None),
         )
         for cache in caches
     ]

@@ -1,6 +1,6 @@
 """Where the time of a native step goes, operation by operation: GPT-2 124M with random weights, decoding.
 
-    python -m benchmarks.kernels.step_profile [--dtype float32] [--quantization none] [--sequences 1,16,64] [--context 192]
+    python -m benchmarks.kernels.step_profile [--dtype float32] [--quantization none] [--kv-cache-dtype int8] [--sequences 1,16,64]
 
 A time is the least of all repetitions, operation by operation: what the step takes when nobody disturbs it. ``GB/s`` and
 ``GFLOP/s`` count what an operation must read and multiply: packed weights once, keys and values of the whole context. The
@@ -8,6 +8,7 @@ last columns set both beside the roofline of the same run: a sum over 256 MB, an
 """
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -35,11 +36,14 @@ from benchmarks.results_file import markdown_table
 BLOCK_SIZE = 16
 
 
-def step_inputs(model: LoadedModel, lengths: Sequence[int], num_new: int) -> ModelInputs:
+def step_inputs(model: LoadedModel, lengths: Sequence[int], num_new: int, cache_dtype: torch.dtype) -> ModelInputs:
     """Describe a step in which each sequence of ``lengths`` tokens computes its last ``num_new``; the cache is random."""
     config = model.config
     blocks = [-(-length // BLOCK_SIZE) for length in lengths]
-    shape = (sum(blocks), *cache_block_shape("native", block_size=BLOCK_SIZE, num_kv_heads=config.num_kv_heads, head_dim=config.head_dim))
+    block = cache_block_shape(
+        "native", block_size=BLOCK_SIZE, num_kv_heads=config.num_kv_heads, head_dim=config.head_dim, dtype=cache_dtype
+    )
+    shape = (sum(blocks), *block)
     order = iter(torch.randperm(sum(blocks)).tolist())
     table = torch.zeros(len(lengths), max(blocks), dtype=torch.int32)
     for row, count in enumerate(blocks):
@@ -51,7 +55,7 @@ def step_inputs(model: LoadedModel, lengths: Sequence[int], num_new: int) -> Mod
         token_ids=torch.randint(config.vocab_size, (len(positions),)),
         positions=positions,
         layer_caches=tuple(
-            LayerCache(torch.randn(shape).to(model.dtype), torch.randn(shape).to(model.dtype)) for _ in range(config.num_layers)
+            LayerCache(_random_cache(shape, cache_dtype), _random_cache(shape, cache_dtype)) for _ in range(config.num_layers)
         ),
         attention=AttentionMetadata(
             cu_seqlens_q=torch.arange(len(lengths) + 1, dtype=torch.int32) * num_new,
@@ -62,6 +66,13 @@ def step_inputs(model: LoadedModel, lengths: Sequence[int], num_new: int) -> Mod
             slot_mapping=slots,
         ),
     )
+
+
+def _random_cache(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Return random numbers; of int8 ones with the same four bytes everywhere, which are small floats too, where scales stand."""
+    if dtype is torch.int8:
+        return torch.tensor([3, 7, 11, 60], dtype=torch.int8).repeat(math.prod(shape) // 4).view(shape)
+    return torch.randn(shape).to(dtype)
 
 
 @dataclass(slots=True)
@@ -79,6 +90,8 @@ def profile(model: LoadedModel, inputs: ModelInputs, repetitions: int) -> tuple[
     trunk, head = model.trunk, model.lm_head
     assert isinstance(trunk, NativeTrunk) and isinstance(head, NativeLinear)
     num_tokens, num_sequences = len(inputs.token_ids), inputs.attention.num_sequences
+    assert inputs.layer_caches is not None
+    cache_bytes = inputs.layer_caches[0].key.itemsize
     last_rows = inputs.attention.cu_seqlens_q[1:] - 1
     least: list[float] = []
     whole: list[float] = []
@@ -99,7 +112,7 @@ def profile(model: LoadedModel, inputs: ModelInputs, repetitions: int) -> tuple[
             _count_linear(entry, operation.weight, num_tokens)
         if isinstance(operation, AttentionOperation):
             keys = sum(inputs.attention.context_lens)
-            entry.num_bytes += 2 * keys * operation.cache.num_kv_heads * operation.cache.head_dim * model.dtype.itemsize
+            entry.num_bytes += 2 * keys * operation.cache.num_kv_heads * operation.cache.head_dim * cache_bytes
     entries["head"] = Entry(1, least[-1])
     _count_linear(entries["head"], head.weight, num_sequences)
     return entries, whole
@@ -154,6 +167,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--quantization", choices=["none", "int8", "int4"], default="none")
     parser.add_argument("--sequences", default="1,16,64")
+    parser.add_argument("--kv-cache-dtype", choices=("float32", "bfloat16", "int8"), help="default: as --dtype")
     parser.add_argument("--new", type=int, default=1, help="tokens that each sequence computes")
     parser.add_argument("--context", type=int, default=192)
     parser.add_argument("--repetitions", type=int, default=60)
@@ -165,6 +179,7 @@ def main() -> int:
         return 1
     library.set_num_threads(arguments.threads)
     quantization: Literal["none", "int8", "int4"] = arguments.quantization
+    cache_dtype: torch.dtype = getattr(torch, arguments.kv_cache_dtype or arguments.dtype)
     with tempfile.TemporaryDirectory() as directory:
         write_gpt2(Path(directory), GPT2_124M)
         model = load_model(
@@ -180,7 +195,7 @@ def main() -> int:
     torch.set_num_threads(1)
     print(f"reading {peak_bytes_s / 1e9:.1f} GB/s, multiplying {peak_flops / 1e9:.0f} GFLOP/s")
     for num_sequences in map(int, arguments.sequences.split(",")):
-        inputs = step_inputs(model, [arguments.context] * num_sequences, arguments.new)
+        inputs = step_inputs(model, [arguments.context] * num_sequences, arguments.new, cache_dtype)
         with torch.inference_mode():
             entries, whole = profile(model, inputs, arguments.repetitions)
         total_ms = sum(entry.seconds for entry in entries.values()) * 1e3

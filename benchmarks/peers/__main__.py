@@ -14,7 +14,7 @@ from typing import get_args
 from benchmarks.peers import environment, report
 from benchmarks.peers.cells import PRECISIONS, Cell, Precision, decoder_cells, encoder_cells
 from benchmarks.peers.reference import reference_answer
-from benchmarks.peers.registry import ENGINES, OURS, model_path
+from benchmarks.peers.registry import ENGINES, OURS, model_path, ours
 from benchmarks.peers.results import MAX_FOREIGN_RATIO, Group
 from benchmarks.peers.rounds import GroupRun, Plan
 from benchmarks.peers.shapes import SHAPES, ModelName
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _run(arguments: argparse.Namespace, model: ModelName, precision: Precision, *, deadline_s: float) -> Group:
-    kinds = [kind for kind in ENGINES if kind.name == OURS or kind.name in arguments.peers]
+    kinds = [ours(has_int8_cache=arguments.int8_cache), *(kind for kind in ENGINES if kind.name in arguments.peers)]
     plan = Plan(repeats=arguments.repeats, extra_rounds=arguments.extra_rounds, num_threads=arguments.threads, deadline_s=deadline_s)
     cells = _cells(arguments, model)
     return GroupRun(model, precision, kinds, cells, plan).run(reference_answer(model, arguments.threads))
@@ -109,6 +109,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cells", type=_list_of(_KINDS), default=list(_KINDS), help=",".join(_KINDS))
     parser.add_argument("--sequences", type=_numbers, default=[1, 4, 16, 64], help="sequences that decode at once: 1,4,16,64")
     parser.add_argument("--new-tokens", type=int, default=128, help="generated a sequence when decoding")
+    parser.add_argument("--int8-cache", action="store_true", help="keep our keys and values in int8, as OpenVINO does unasked")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--extra-rounds", type=int, default=2, help="at most so many more, to make up for disturbed repetitions")
     parser.add_argument("--threads", type=int, default=2, help="threads and processors of every engine")

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -99,6 +99,14 @@ ENGINES = (
         cannot_kind={"decoder": "encoders only"},
     ),
 )
+
+
+def ours(*, has_int8_cache: bool) -> EngineKind:
+    """Return our engine, with keys and values in int8 if asked for."""
+    plain = next(kind for kind in ENGINES if kind.name == OURS)
+    if not has_int8_cache:
+        return plain
+    return replace(plain, title="attendant, int8 cache", decoder=f"{_ADAPTERS}.attendant_int8_cache")
 
 
 def model_path(kind: EngineKind, model: ModelName, precision: Precision) -> Path:

@@ -81,7 +81,8 @@ class EngineConfig:
     ``max_batch_tokens`` bounds the packed tokens of one step (prefill chunks included), ``max_num_seqs`` the
     sequences of one step, ``max_queue`` the waiting requests beyond which new ones are refused.
     ``block_size`` is P, positions a cache block. ``quantization`` packs float weights into fewer bits at load: int8 a
-    scale an output channel, int4 a scale a group of 32 inputs (native CPU kernels only).
+    scale an output channel, int4 a scale a group of 32 inputs (native CPU kernels only). ``kv_cache_dtype`` is what keys and
+    values are kept in, "auto" the dtype; others take the native CPU kernels, int8 with a scale a position and head.
     ``num_torch_threads`` is for an engine that computes with torch, None: torch's own choice. The native kernels compute on
     one pool of the whole process, and beside them torch, which has little left to do, gets one thread.
     ``adapters`` are loaded beside the model, for requests that name one.
@@ -99,6 +100,7 @@ class EngineConfig:
     max_queue: int = 1024
     enable_prefix_caching: bool = True
     quantization: Literal["none", "int8", "int4"] = "none"
+    kv_cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     speculation: Literal["none", "ngram"] = "ngram"
     num_torch_threads: int | None = None
     adapters: tuple[AdapterSource, ...] = ()

@@ -37,7 +37,7 @@ def describe_model(model: LoadedModel, plan: Plan, *, path: Path, name: str) -> 
         multi_label=config.multi_label,
         uses_token_types=config.type_vocab_size > 0,
         quantization=plan.config.quantization,
-        kernels=_kernels(plan.config.attention_backend),
+        kernels=_kernels(plan),
         adapters=tuple(_describe_adapter(adapter) for adapter in model.adapters),
     )
 
@@ -59,10 +59,15 @@ def _describe_adapter(adapter: LoadedAdapter) -> AdapterInfo:
     )
 
 
-def _kernels(attention_backend: str) -> str:
-    """Return what computes, for the bits of an answer depend on it: the native kernels' instruction set, else the backend."""
-    library = load_library() if attention_backend == "native" else None
-    return attention_backend if library is None else library.instruction_set.name.lower()
+def _kernels(plan: Plan) -> str:
+    """Return what computes, for the bits of an answer depend on it: the native kernels' instruction set, else the backend.
+
+    A cache of another type than the activations is named too.
+    """
+    backend, cache_dtype = plan.config.attention_backend, plan.cache_dtype
+    library = load_library() if backend == "native" else None
+    name = backend if library is None else library.instruction_set.name.lower()
+    return name if cache_dtype is plan.dtype else f"{name}, {str(cache_dtype).removeprefix('torch.')} cache"
 
 
 def _tasks(model: LoadedModel, path: Path) -> tuple[Task, ...]:

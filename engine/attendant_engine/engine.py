@@ -20,7 +20,7 @@ from attendant_engine.errors import CheckpointError, InvalidRequestError
 from attendant_engine.models.base import LoadedModel
 from attendant_engine.models.native import NativeTrunk
 from attendant_engine.outputs import aborted_outputs, final_output, finish_reason, pooled_output, token_output
-from attendant_engine.plan import plan_model
+from attendant_engine.plan import cache_dtype, plan_model
 from attendant_engine.runner import Runner
 from attendant_engine.scheduler import Scheduler
 from attendant_engine.sequence import (
@@ -110,7 +110,7 @@ class Engine:
                 model.config,
                 num_blocks=num_blocks,
                 block_size=config.block_size,
-                dtype=model.dtype,
+                dtype=cache_dtype(config),
                 device=model.device,
                 attention_backend=config.attention_backend,
             )

@@ -30,6 +30,7 @@ _MAX_NUM_SEQS = {"cpu": 64, "cuda": 256}
 # prompts wait for.
 _MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 _MIN_BLOCKS = 2
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 _BATCH_INVARIANT_BACKENDS = ("native",)  # speculation verifies several tokens in one step and promises the bits of one a step
 
 NUM_SCORED_ROWS = 128
@@ -60,14 +61,18 @@ class Plan:
     @property
     def bytes_per_token(self) -> int:
         """A key and a value in every layer for every key/value head."""
-        return 2 * self.model.num_layers * self.model.num_kv_heads * self.cache_head_dim * self.dtype.itemsize
+        return 2 * self.model.num_layers * self.model.num_kv_heads * self.cache_head_dim * self.cache_dtype.itemsize
 
     @property
     def cache_head_dim(self) -> int:
-        """Elements of one key of one head in the cache: D, rounded up where the attention backend does so."""
+        """Elements of one key of one head in the cache: D, rounded up where the attention backend does so, and an int8 key's scale."""
         num_kv_heads, block_size = self.model.num_kv_heads, self.config.block_size
         block = cache_block_shape(
-            self.config.attention_backend, block_size=block_size, num_kv_heads=num_kv_heads, head_dim=self.model.head_dim
+            self.config.attention_backend,
+            block_size=block_size,
+            num_kv_heads=num_kv_heads,
+            head_dim=self.model.head_dim,
+            dtype=self.cache_dtype,
         )
         return math.prod(block) // (num_kv_heads * block_size)
 
@@ -99,8 +104,13 @@ class Plan:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations and cache, and of weights that are not quantised."""
+        """Of activations, and of weights that are not quantised."""
         return torch_dtype(self.config)
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Of keys and values in the cache."""
+        return cache_dtype(self.config)
 
 
 def plan_model(path: Path, config: EngineConfig) -> Plan:
@@ -120,7 +130,12 @@ def plan_model(path: Path, config: EngineConfig) -> Plan:
 
 def torch_dtype(config: EngineConfig) -> torch.dtype:
     """Return torch's name for a resolved configuration's dtype."""
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.dtype]
+    return _DTYPES[config.dtype]
+
+
+def cache_dtype(config: EngineConfig) -> torch.dtype:
+    """Return torch's name for what the cache of a resolved configuration holds."""
+    return torch_dtype(config) if config.kv_cache_dtype == "auto" else _DTYPES[config.kv_cache_dtype]
 
 
 def resolve(model: ModelConfig, config: EngineConfig) -> EngineConfig:
@@ -139,6 +154,7 @@ def resolve(model: ModelConfig, config: EngineConfig) -> EngineConfig:
     _positive("max_queue", config.max_queue)
     with_dtype = replace(config, device=device, dtype=_own_dtype(model, config, device) if config.dtype == "auto" else config.dtype)
     attention_backend = _resolve_backend(model, with_dtype)
+    _check_cache_dtype(with_dtype, attention_backend)
     return replace(
         with_dtype,
         attention_backend=attention_backend,
@@ -174,6 +190,15 @@ def _resolve_backend(model: ModelConfig, config: EngineConfig) -> str:
                 param="quantization",
             )
     return resolve_backend_name(config.attention_backend, device, dtype=dtype, block_size=block_size, head_dim=model.head_dim)
+
+
+def _check_cache_dtype(config: EngineConfig, attention_backend: str) -> None:
+    if attention_backend != "native" and cache_dtype(config) is not torch_dtype(config):
+        raise InvalidRequestError(
+            f"kv_cache_dtype is {config.kv_cache_dtype}, which takes the native CPU kernels, and attention runs in {attention_backend} "
+            "here; use auto.",
+            param="kv_cache_dtype",
+        )
 
 
 def _native_size(model: ModelConfig, config: EngineConfig) -> NativeSize | None:
@@ -242,7 +267,8 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
         (
             "cache a token",
             f"2 (key and value) x {model.num_layers} layers x {model.num_kv_heads} key/value heads x {plan.cache_head_dim} elements "
-            f"x {plan.dtype.itemsize} B = {plan.bytes_per_token:,} B",
+            f"x {plan.cache_dtype.itemsize} B = {plan.bytes_per_token:,} B"
+            + (", a scale of 4 B a head with it" if plan.cache_dtype is torch.int8 else ""),
         ),
         ("cache a block", f"{config.block_size} tokens x {plan.bytes_per_token:,} B = {_bytes(plan.bytes_per_block)}"),
         *_cache_size_lines(plan),

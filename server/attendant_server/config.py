@@ -59,6 +59,7 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attention_backend: Literal["auto", "native", "reference", "torch", "triton"] = "auto"
     quantization: Literal["none", "int8", "int4"] = "none"
+    kv_cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     speculation: Literal["none", "ngram"] = "ngram"
     max_model_len: Annotated[int, Field(ge=1)] | None = None
     max_num_seqs: Annotated[int, Field(ge=1)] | None = None

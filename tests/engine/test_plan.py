@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from attendant_engine.config import EngineConfig, ModelConfig
+from attendant_engine.engine import load_engine
 from attendant_engine.errors import InvalidRequestError
 from attendant_engine.kernels.cpu.library import InstructionSet, load_library
 from attendant_engine.layers.packing import can_pack
@@ -212,3 +213,22 @@ def test_without_kernels_torch_serves_and_quantization_is_refused(monkeypatch: p
 def test_what_the_native_kernels_cannot_keep_runs_in_torch(dtype: Literal["float32", "bfloat16", "float16"], block_size: int) -> None:
     assert resolve(GPT2, replace(CPU, dtype=dtype, block_size=block_size)).attention_backend == "torch"
     assert resolve(GPT2, CPU).attention_backend == "native"
+
+
+@native
+def test_an_int8_cache_is_counted_with_its_scales() -> None:
+    plan = plan_model(MODELS / "stories260k", replace(CPU, kv_cache_dtype="int8", kv_cache_memory_bytes=1 << 20))
+    model = plan.model
+    assert plan.bytes_per_token == 2 * model.num_layers * model.num_kv_heads * (16 + 4)  # 8 dimensions, padded to 16
+    assert (plan.dtype, plan.cache_dtype) == (torch.float32, torch.int8)
+    engine = load_engine(MODELS / "stories260k", "m", replace(CPU, kv_cache_dtype="int8", kv_cache_memory_bytes=1 << 20))
+    assert engine.load_stats.kv_cache_bytes == plan.kv_cache_bytes == plan.num_blocks * 16 * plan.bytes_per_token
+    assert engine.info.kernels.endswith(", int8 cache")
+
+
+def test_a_cache_of_another_type_takes_the_native_kernels() -> None:
+    with pytest.raises(
+        InvalidRequestError, match=r"^kv_cache_dtype is int8, which takes the native CPU kernels, .* in torch here; use auto"
+    ):
+        resolve(GPT2, replace(CPU, kv_cache_dtype="int8", attention_backend="torch"))
+    assert resolve(GPT2, replace(CPU, kv_cache_dtype="float32", attention_backend="torch")).kv_cache_dtype == "float32"

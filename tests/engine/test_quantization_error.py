@@ -11,6 +11,7 @@ import torch
 
 from attendant_engine.kernels.cpu.library import load_library
 from benchmarks.quality import (
+    CACHE_WAYS,
     WAYS,
     DecoderError,
     EncoderError,
@@ -26,7 +27,7 @@ from benchmarks.quantization_error import STORIES, TINY_ENCODER, minilm_director
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the CPU kernels are not built, or this processor lacks AVX2")
 
-WAY_BY_NAME = {way.name: way for way in WAYS}
+WAY_BY_NAME = {way.name: way for way in (*WAYS, *CACHE_WAYS)}
 
 
 @cache
@@ -45,7 +46,7 @@ def sentences(path: Path) -> tuple[list[list[int]], torch.Tensor]:
 
 def decoder_error(way: Way) -> DecoderError:
     windows, oracle = story()
-    return compare_logits(logits_of(load_way(STORIES, way), windows), oracle, windows)
+    return compare_logits(logits_of(load_way(STORIES, way), windows, way.cache_dtype), oracle, windows)
 
 
 def encoder_error(path: Path, way: Way) -> EncoderError:
@@ -61,6 +62,8 @@ def encoder_error(path: Path, way: Way) -> EncoderError:
         ("int8", 0.01, 0.025, 0.94),
         ("int8 over float32", 0.01, 0.025, 0.94),
         ("int4", 0.06, 0.15, 0.7),
+        ("float32, int8 cache", 0.01, 0.02, 0.95),
+        ("int8, int8 cache", 0.015, 0.03, 0.93),
     ],
 )
 def test_perplexity_and_logits_of_a_story_stay_within_bounds(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from typing import Any
+from typing import Any, Literal
 
 from attendant_engine.config import EngineConfig
 from attendant_engine.engine import load_engine
@@ -16,8 +16,8 @@ _CACHE_SLACK_BLOCKS = 2
 class Attendant:
     """One engine; it decodes or encodes, as its model does."""
 
-    def __init__(self, setup: Setup) -> None:
-        config = engine_config(setup)
+    def __init__(self, setup: Setup, *, kv_cache_dtype: Literal["auto", "int8"] = "auto") -> None:
+        config = dataclasses.replace(engine_config(setup), kv_cache_dtype=kv_cache_dtype)
         self._engine = load_engine(setup.path, setup.model, config)
         self._num_requests = 0
 

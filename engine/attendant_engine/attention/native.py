@@ -10,23 +10,16 @@ from dataclasses import dataclass
 import torch
 
 from attendant_engine.attention.base import AttentionMetadata, LayerCache
+from attendant_engine.kernels.cpu.cache_layout import CACHE_FORMATS, elements_per_token
 from attendant_engine.kernels.cpu.calls import AttentionCall, CacheView, CacheWriteCall, Format, Rows
 from attendant_engine.kernels.cpu.library import KernelLibrary, load_library
-
-TILE = 16
-"""Positions that lie together; a block is a whole number of tiles."""
 
 MAX_HEAD_DIM = 256
 
 FORMATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16}
-"""What a cache can hold, and a result can be."""
+"""What it computes in, and a result can be."""
 
 _SCRATCH_BLOCK = 64  # positions a block of a scratch cache: as many as the kernel attends at a time
-
-
-def elements_per_token(num_kv_heads: int, head_dim: int) -> int:
-    """Return the elements that one position takes in the cache, of a key or of a value, for all heads: D is padded to 16."""
-    return num_kv_heads * (-(-head_dim // TILE) * TILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +58,7 @@ class NativeAttention:
         view = CacheView(
             key=places.cache.key.data_ptr(),
             value=places.cache.value.data_ptr(),
-            format=FORMATS[places.cache.key.dtype],
+            format=CACHE_FORMATS[places.cache.key.dtype],
             block_size=places.block_size,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
@@ -105,7 +98,7 @@ class NativeAttention:
 
 def _cache_places(cache: LayerCache, metadata: AttentionMetadata, num_kv_heads: int, head_dim: int) -> _Places:
     assert metadata.block_table is not None and metadata.slot_mapping is not None, "a cache needs a block table and a slot mapping"
-    block_size = cache.key.shape[1] // elements_per_token(num_kv_heads, head_dim)
+    block_size = cache.key.shape[1] // elements_per_token(num_kv_heads, head_dim, cache.key.dtype)
     return _Places(cache, block_size, metadata.block_table, metadata.slot_mapping)
 
 
@@ -121,6 +114,6 @@ def _scratch_places(k: torch.Tensor, metadata: AttentionMetadata) -> _Places:
         slots[first_row : first_row + length] = torch.arange(first_slot, first_slot + length)
         first_block += count
         first_row += length
-    shape = (first_block, _SCRATCH_BLOCK * elements_per_token(k.shape[1], k.shape[2]))
+    shape = (first_block, _SCRATCH_BLOCK * elements_per_token(k.shape[1], k.shape[2], k.dtype))
     cache = LayerCache(torch.empty(shape, dtype=k.dtype), torch.empty(shape, dtype=k.dtype))
     return _Places(cache, _SCRATCH_BLOCK, table, slots)

@@ -12,8 +12,9 @@ from typing import cast
 import torch
 
 from attendant_engine.attention.base import AttentionBackend
-from attendant_engine.attention.native import FORMATS, MAX_HEAD_DIM, TILE, elements_per_token
+from attendant_engine.attention.native import FORMATS, MAX_HEAD_DIM
 from attendant_engine.errors import InvalidRequestError
+from attendant_engine.kernels.cpu.cache_layout import TILE, elements_per_token
 from attendant_engine.kernels.cpu.library import load_library
 
 BACKENDS: dict[str, str] = {
@@ -74,10 +75,13 @@ def native_obstacle(device: torch.device, *, dtype: torch.dtype | None, block_si
     return None
 
 
-def cache_block_shape(name: str, *, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
-    """Return the shape of one block of keys, or of values, for the backend ``name``: ``[P, K, D]`` but for "native"."""
+def cache_block_shape(name: str, *, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> tuple[int, ...]:
+    """Return the shape of one block of keys, or of values, for the backend ``name``: ``[P, K, D]`` but for "native".
+
+    ``dtype`` is the cache's.
+    """
     if name == "native":
-        return (block_size * elements_per_token(num_kv_heads, head_dim),)
+        return (block_size * elements_per_token(num_kv_heads, head_dim, dtype),)
     return (block_size, num_kv_heads, head_dim)
 
 

@@ -23,7 +23,9 @@ class CacheTensors:
         device: torch.device,
         attention_backend: str = "torch",
     ) -> None:
-        block = cache_block_shape(attention_backend, block_size=block_size, num_kv_heads=model.num_kv_heads, head_dim=model.head_dim)
+        block = cache_block_shape(
+            attention_backend, block_size=block_size, num_kv_heads=model.num_kv_heads, head_dim=model.head_dim, dtype=dtype
+        )
         shape = (num_blocks, *block)
         # Zeros, not empty: a masked position is multiplied by 0, and 0 times a stray NaN is NaN. On a CPU a large cache takes
         # memory as it fills.

@@ -20,6 +20,10 @@ def plan(
     quantization: Annotated[
         Literal["none", "int8", "int4"] | None, typer.Option("--quantization", help="Pack the weights into fewer bits at load.")
     ] = None,
+    kv_cache_dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "int8"] | None,
+        typer.Option("--kv-cache-dtype", help="Number format of the cache; int8 holds twice as much. Default auto: as --dtype."),
+    ] = None,
     max_model_len: Annotated[int | None, typer.Option("--max-model-len", help="Longest context, in tokens.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", help="Most sequences in one step.")] = None,
     max_batch_tokens: Annotated[int | None, typer.Option("--max-batch-tokens", help="Most tokens in one step.")] = None,
@@ -37,6 +41,7 @@ def plan(
         "dtype": dtype,
         "attention_backend": attention_backend,
         "quantization": quantization,
+        "kv_cache_dtype": kv_cache_dtype,
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,
         "max_batch_tokens": max_batch_tokens,

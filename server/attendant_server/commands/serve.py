@@ -37,6 +37,10 @@ def serve(
         Literal["none", "ngram"] | None,
         typer.Option("--speculation", help="Propose tokens by looking up what followed before; same output. Default ngram."),
     ] = None,
+    kv_cache_dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "int8"] | None,
+        typer.Option("--kv-cache-dtype", help="Number format of the cache; int8 holds twice as much. Default auto: as --dtype."),
+    ] = None,
     max_model_len: Annotated[int | None, typer.Option("--max-model-len", help="Longest context, in tokens. Default: the model's.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", help="Most sequences in one step. Default: planned.")] = None,
     max_batch_tokens: Annotated[int | None, typer.Option("--max-batch-tokens", help="Most tokens in one step. Default: planned.")] = None,
@@ -76,6 +80,7 @@ def serve(
         "dtype": dtype,
         "attention_backend": attention_backend,
         "quantization": quantization,
+        "kv_cache_dtype": kv_cache_dtype,
         "speculation": speculation,
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,

@@ -18,6 +18,7 @@ def engine_config(settings: Settings, *, num_torch_threads: int | None = None) -
         dtype=settings.dtype,
         attention_backend=settings.attention_backend,
         quantization=settings.quantization,
+        kv_cache_dtype=settings.kv_cache_dtype,
         speculation=settings.speculation,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,

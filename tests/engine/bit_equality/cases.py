@@ -33,12 +33,18 @@ class Variant:
     checkpoint: Path
     dtype: str = "float32"
     quantization: str = "none"
+    kv_cache_dtype: str = "auto"
     instruction_set: InstructionSet = InstructionSet.NONE
 
     @property
     def config(self) -> EngineConfig:
         """An engine for it, and nothing else chosen."""
-        return EngineConfig(device="cpu", dtype=self.dtype, quantization=self.quantization)  # type: ignore[arg-type]
+        return EngineConfig(
+            device="cpu",
+            dtype=self.dtype,  # type: ignore[arg-type]
+            quantization=self.quantization,  # type: ignore[arg-type]
+            kv_cache_dtype=self.kv_cache_dtype,  # type: ignore[arg-type]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

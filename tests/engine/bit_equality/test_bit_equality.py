@@ -21,27 +21,31 @@ NUM_RANDOM_CASES = 4
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the CPU kernels are not built, or not for this processor")
 
-_Names = tuple[str, str, str, InstructionSet]
+_Names = tuple[str, str, str, str, InstructionSet]
+"""A checkpoint, the dtype, how weights are held, how keys and values are, and the instruction set."""
 
 _DECODERS: list[_Names] = [
-    ("gpt2", "float32", "none", InstructionSet.AVX512_BF16),
-    ("gpt2", "float32", "none", InstructionSet.AVX2),
-    ("gpt2", "bfloat16", "int8", InstructionSet.AVX512_BF16),
-    ("gpt2", "float32", "int8", InstructionSet.AVX2),
-    ("llama", "float32", "none", InstructionSet.AVX512),
-    ("llama", "bfloat16", "none", InstructionSet.AVX512_BF16),
-    ("llama", "bfloat16", "none", InstructionSet.AVX2),
-    ("llama", "bfloat16", "int4", InstructionSet.AVX512_BF16),
+    ("gpt2", "float32", "none", "auto", InstructionSet.AVX512_BF16),
+    ("gpt2", "float32", "none", "auto", InstructionSet.AVX2),
+    ("gpt2", "bfloat16", "int8", "auto", InstructionSet.AVX512_BF16),
+    ("gpt2", "float32", "int8", "auto", InstructionSet.AVX2),
+    ("llama", "float32", "none", "auto", InstructionSet.AVX512),
+    ("llama", "bfloat16", "none", "auto", InstructionSet.AVX512_BF16),
+    ("llama", "bfloat16", "none", "auto", InstructionSet.AVX2),
+    ("llama", "bfloat16", "int4", "auto", InstructionSet.AVX512_BF16),
+    ("llama", "bfloat16", "none", "int8", InstructionSet.AVX512_BF16),
+    ("gpt2", "float32", "none", "int8", InstructionSet.AVX2),
+    ("gpt2", "float32", "none", "bfloat16", InstructionSet.AVX512),
 ]
 _ENCODERS: list[_Names] = [
-    ("bert", "float32", "none", InstructionSet.AVX512_BF16),
-    ("bert", "bfloat16", "int8", InstructionSet.AVX2),
-    ("bert-classifier", "bfloat16", "none", InstructionSet.AVX512_BF16),
+    ("bert", "float32", "none", "auto", InstructionSet.AVX512_BF16),
+    ("bert", "bfloat16", "int8", "auto", InstructionSet.AVX2),
+    ("bert-classifier", "bfloat16", "none", "auto", InstructionSet.AVX512_BF16),
 ]
 
 
 def _of(variants: list[_Names]) -> pytest.MarkDecorator:
-    ids = [f"{name}-{dtype}-{quantization}-{isa.name.lower()}" for name, dtype, quantization, isa in variants]
+    ids = [f"{name}-{dtype}-{weights}-{cache}-{isa.name.lower()}" for name, dtype, weights, cache, isa in variants]
     return pytest.mark.parametrize("served", variants, indirect=True, ids=ids, scope="module")
 
 
@@ -75,14 +79,22 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    name, dtype, quantization, instruction_set = request.param
+    name, dtype, quantization, cache_dtype, instruction_set = request.param
     library = load_library()
     assert library is not None
     before, num_threads = library.instruction_set, library.num_threads
     if not library.force_instruction_set(instruction_set):
         pytest.skip(f"this processor lacks {instruction_set.name}")
     checkpoint = checkpoints.write(name, tmp_path_factory.mktemp(name))
-    subject = Subject(Variant(checkpoint=checkpoint, dtype=dtype, quantization=quantization, instruction_set=instruction_set))
+    subject = Subject(
+        Variant(
+            checkpoint=checkpoint,
+            dtype=dtype,
+            quantization=quantization,
+            kv_cache_dtype=cache_dtype,
+            instruction_set=instruction_set,
+        )
+    )
     is_decoder = name in checkpoints.DECODERS
     requests = Requests(random.Random(name), count=NUM_REQUESTS, is_decoder=is_decoder, has_labels=name == "bert-classifier")
     alone = {key: answer for one in requests.all for key, answer in subject.run(Requests.alone(one)).answers.items()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attendant_engine.attention.native import elements_per_token
+from attendant_engine.kernels.cpu.cache_layout import CACHE_FORMATS, elements_per_token
 from attendant_engine.kernels.cpu.calls import AttentionCall, CacheView, CacheWriteCall, Format, Rows
 from attendant_engine.kernels.cpu.library import KernelLibrary
 
@@ -20,7 +20,7 @@ POISON = float("nan")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What all sequences of a case have in common."""
+    """What all sequences of a case have in common. ``dtype`` is the cache's."""
 
     num_heads: int
     num_kv_heads: int
@@ -77,16 +77,17 @@ class PagedCache:
         self.table = torch.full((len(lengths), max(widths, default=0) + 1), 10**8, dtype=torch.int32)
         for sequence, width in enumerate(widths):
             self.table[sequence, :width] = torch.tensor([order.pop() for _ in range(width)], dtype=torch.int32)
-        elements = block_size * elements_per_token(shape.num_kv_heads, shape.head_dim)
-        self.key = torch.full((num_blocks, elements), POISON, dtype=shape.dtype)
-        self.value = torch.full((num_blocks, elements), POISON, dtype=shape.dtype)
+        elements = block_size * elements_per_token(shape.num_kv_heads, shape.head_dim, shape.dtype)
+        poison = -1 if shape.dtype is torch.int8 else POISON  # four bytes of which are a NaN, where a scale is read
+        self.key = torch.full((num_blocks, elements), poison, dtype=shape.dtype)
+        self.value = torch.full((num_blocks, elements), poison, dtype=shape.dtype)
 
     @property
     def view(self) -> CacheView:
         """The cache as kernels see it."""
         shape = self.shape
         return CacheView(
-            self.key.data_ptr(), self.value.data_ptr(), FORMATS[shape.dtype], self.block_size, shape.num_kv_heads, shape.head_dim
+            self.key.data_ptr(), self.value.data_ptr(), CACHE_FORMATS[shape.dtype], self.block_size, shape.num_kv_heads, shape.head_dim
         )
 
     def slots(self, sequence: int, first: int, last: int) -> list[int]:
@@ -165,9 +166,19 @@ def whole(kernels: KernelLibrary, shape: Shape, tokens: Tokens) -> torch.Tensor:
     return out
 
 
+def as_cached(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return keys or values ``[..., D]`` as a cache of ``dtype`` holds them: rounded to it, or to int8 with a scale a row, in float32."""
+    if dtype is not torch.int8:
+        return x.to(dtype)
+    largest = x.abs().amax(-1, keepdim=True)
+    factor = torch.full_like(largest, 127) / largest  # 127 / largest is a product with the reciprocal
+    return ((x * factor).round() + 0.0) * (largest / 127)  # bytes know no negative zero
+
+
 def formula(shape: Shape, tokens: Tokens) -> torch.Tensor:
     """Return what ``whole`` should, ``[N, H, D]`` in float64."""
-    k, v = (part.to(shape.dtype).double().repeat_interleave(shape.num_heads // shape.num_kv_heads, dim=1) for part in (tokens.k, tokens.v))
+    group = shape.num_heads // shape.num_kv_heads
+    k, v = (as_cached(part, shape.dtype).double().repeat_interleave(group, dim=1) for part in (tokens.k, tokens.v))
     scores = torch.einsum("qhd,khd->hqk", tokens.q.double(), k) * shape.scale
     if shape.is_causal:
         num_queries, num_keys = tokens.q.shape[0], tokens.k.shape[0]

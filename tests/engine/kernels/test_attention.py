@@ -6,13 +6,24 @@ import pytest
 import torch
 
 from attendant_engine.kernels.cpu.library import KernelLibrary
-from tests.engine.kernels.attention_cases import POISON, PagedCache, Shape, Tokens, formula, random_shape, random_tokens, same_bits, whole
+from tests.engine.kernels.attention_cases import (
+    POISON,
+    PagedCache,
+    Shape,
+    Tokens,
+    as_cached,
+    formula,
+    random_shape,
+    random_tokens,
+    same_bits,
+    whole,
+)
 from tests.engine.kernels.linears import sow
 
 # By the norm of what the weights make of the values' magnitudes: values that cancel out leave their rounding. bfloat16:
-# queries and weights are rounded to 8 bits where the instruction for it is used.
-BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-DTYPES = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "bfloat16"])
+# queries and weights are rounded to 8 bits where the instruction for it is used; int8: to 15 and 16 bits.
+BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.int8: 2e-4}
+DTYPES = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "bfloat16", "int8"])
 
 
 def error_of(out: torch.Tensor, shape: Shape, tokens: Tokens) -> float:
@@ -65,11 +76,11 @@ def test_scores_far_apart_neither_overflow_nor_vanish(kernels: KernelLibrary, dt
     out = whole(kernels, shape, large)
     assert bool(out.isfinite().all())
     # A row whose best key is ahead of the others by far is that key's value.
-    scores = torch.einsum("qhd,khd->qk", large.q.double(), large.k.to(dtype).double()) * shape.scale
+    scores = torch.einsum("qhd,khd->qk", large.q.double(), as_cached(large.k, dtype).double()) * shape.scale
     best = scores.masked_fill(torch.ones(200, 200).triu(1).bool(), float("-inf")).topk(2, dim=-1)
     for row in range(2, 200):
         if float(best.values[row, 0] - best.values[row, 1]) > 0.02 * float(best.values[row].abs().max()) + 1e3:
-            torch.testing.assert_close(out[row, 0], large.v[best.indices[row, 0], 0].to(dtype).float())
+            torch.testing.assert_close(out[row, 0], as_cached(large.v[best.indices[row, 0]], dtype)[0].float())
 
 
 @DTYPES

@@ -9,7 +9,7 @@ from attendant_engine.kernels.cpu.library import KernelLibrary
 from tests.engine.kernels.attention_cases import PagedCache, Shape, Tokens, random_shape, random_tokens, same_bits, whole
 from tests.engine.kernels.linears import sow
 
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=["float32", "bfloat16", "int8"])
 MIN_ROWS = 2000
 
 

@@ -9,14 +9,14 @@ from attendant_engine.attention.base import LayerCache
 from attendant_engine.kernels.cpu.library import InstructionSet, KernelLibrary
 from attendant_engine.layers.rotary import RotaryEmbedding, rotate
 from tests.engine.attention.native_layout import from_native
-from tests.engine.kernels.attention_cases import PagedCache, Shape, random_shape, random_tokens, same_bits
+from tests.engine.kernels.attention_cases import PagedCache, Shape, as_cached, random_shape, random_tokens, same_bits
 from tests.engine.kernels.linears import sow
 
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=["float32", "bfloat16", "int8"])
 
 
 def plain(cache: PagedCache) -> LayerCache:
-    """Return the cache as ``[B * P, K, D]``."""
+    """Return the cache as ``[B * P, K, D]``, numbers of int8 with their scales."""
     shape = cache.shape
     blocks = torch.Size((cache.key.shape[0], cache.block_size, shape.num_kv_heads, shape.head_dim))
     taken = from_native(LayerCache(cache.key, cache.value), blocks)
@@ -37,8 +37,8 @@ def test_tokens_of_many_sequences_land_in_their_slots_and_nowhere_else(kernels: 
         slots = [slot for s, first, last in ranges for slot in cache.slots(s, first, last)]
         tokens = random_tokens(shape, 0, len(slots))
         cache.write(tokens.k, tokens.v, slots)
-        expected.key[slots] = tokens.k.to(dtype)
-        expected.value[slots] = tokens.v.to(dtype)
+        expected.key[slots] = as_cached(tokens.k, dtype)
+        expected.value[slots] = as_cached(tokens.v, dtype)
         written = plain(cache)
         torch.testing.assert_close(written.key, expected.key, rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(written.value, expected.value, rtol=0, atol=0, equal_nan=True)
@@ -55,8 +55,8 @@ def test_slots_in_no_order_at_all_are_fine(kernels: KernelLibrary, dtype: torch.
     kernels.set_num_threads(3)
     cache.write(tokens.k, tokens.v, slots)
     written = plain(cache)
-    assert same_bits(written.key[slots], tokens.k.to(dtype))
-    assert same_bits(written.value[slots], tokens.v.to(dtype))
+    assert same_bits(written.key[slots], as_cached(tokens.k, dtype))
+    assert same_bits(written.value[slots], as_cached(tokens.v, dtype))
 
 
 @DTYPES
@@ -73,12 +73,12 @@ def test_keys_and_queries_are_rotated_by_their_positions(kernels: KernelLibrary,
     q = tokens.q.clone()
     kernels.set_num_threads(choose.randint(1, 4))
     cache.write(tokens.k, tokens.v, slots, q=q.view(num_tokens, -1), position_ids=positions, cos=cos[:, 0], sin=sin[:, 0])
-    tolerance = 1e-6 if dtype is torch.float32 else 2**-8
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.int8: 0.03}[dtype]
     torch.testing.assert_close(q, rotate(tokens.q, cos[positions], sin[positions]), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(
         plain(cache).key[slots].float(), rotate(tokens.k, cos[positions], sin[positions]), rtol=tolerance, atol=tolerance
     )
-    assert same_bits(plain(cache).value[slots], tokens.v.to(dtype))
+    assert same_bits(plain(cache).value[slots], as_cached(tokens.v, dtype))
 
 
 @DTYPES

@@ -51,7 +51,7 @@ def test_a_norm_is_its_formula_in_every_format(kernels: KernelLibrary, kind: str
     torch.testing.assert_close(quantised.scales, magnitude / 127, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("out_format", list(Format))
+@pytest.mark.parametrize("out_format", [Format.F32, Format.BF16, Format.U8])
 def test_a_row_of_a_norm_has_the_same_bits_in_any_company_and_on_any_number_of_threads(kernels: KernelLibrary, out_format: Format) -> None:
     width = 391
     x, weight, bias = torch.randn(65, width) * 4, torch.randn(width), torch.randn(width)

@@ -43,6 +43,7 @@ class PagedSequences:
             block_size=self._block_size,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
+            dtype=model.dtype,
         )
         shape = (num_sequences * width, *block)
         self._model = model

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(load_library() is None, reason="the CPU kernels 
 WIDTH, LAYERS, VOCABULARY = 768, 6, 8192
 LARGEST_LAYER_BYTES = 4 * VOCABULARY * WIDTH
 SLACK_BYTES = 64 << 20
-"""What the allocator keeps of the buffers it was given back, which differs from run to run; a float copy of the model is three times that."""
+"""What the allocator keeps of buffers given back, which differs from run to run; a float copy of the model is three times that."""
 
 LOAD = """
 import sys, torch

@@ -14,6 +14,7 @@ class Format(IntEnum):
     F32 = 0
     BF16 = 1
     U8 = 2
+    I8 = 3
 
 
 class WeightFormat(IntEnum):

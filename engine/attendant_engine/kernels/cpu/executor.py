@@ -5,22 +5,20 @@ from collections.abc import Sequence
 
 import torch
 
-from attendant_engine.kernels.cpu.arena import Arena, Value, round_up
-from attendant_engine.kernels.cpu.calls import CacheView, Format, Op, OpKind, Step
+from attendant_engine.kernels.cpu.arena import Arena, Value
+from attendant_engine.kernels.cpu.cache_layout import CACHE_FORMATS, TILE, elements_per_token
+from attendant_engine.kernels.cpu.calls import CacheView, Op, OpKind, Step
 from attendant_engine.kernels.cpu.library import KernelLibrary
 from attendant_engine.kernels.cpu.operations import Operation
 
-TILE = 16
-"""Positions of a block of the program's own cache; see ``src/cache_layout.h``."""
-
 _MIN_CAPACITY = 256
-_TORCH_DTYPES = {Format.F32: torch.float32, Format.BF16: torch.bfloat16}
 
 
 class Program:
     """A forward pass. Made by ``ProgramBuilder``; run by one thread at a time.
 
-    Memory grows to the most rows that were asked for, and stays.
+    Memory grows to the most rows that were asked for, and stays. ``dtype`` is that of the program's own cache; a paged cache
+    brings its own.
     """
 
     def __init__(
@@ -28,6 +26,7 @@ class Program:
         library: KernelLibrary,
         operations: Sequence[Operation],
         caches: Sequence[CacheView],
+        dtype: torch.dtype,
         output: Value,
         offsets: dict[Value, int],
         row_bytes: int,
@@ -35,6 +34,7 @@ class Program:
         self._library = library
         self._operations = operations
         self._caches = caches
+        self._dtype = dtype
         self._output = output
         self._offsets = offsets
         self._row_bytes = row_bytes
@@ -89,9 +89,9 @@ class Program:
         if self._attached is owner:
             return
         for cache, (key, value) in zip(self._caches, layers, strict=True):
-            assert key.dtype is value.dtype is _TORCH_DTYPES[Format(cache.format)], "the cache is of another type"
-            elements = cache.num_kv_heads * round_up(cache.head_dim, TILE)
+            elements = elements_per_token(cache.num_kv_heads, cache.head_dim, key.dtype)
             cache.key, cache.value, cache.block_size = key.data_ptr(), value.data_ptr(), key[0].numel() // elements
+            cache.format = CACHE_FORMATS[key.dtype]
         self._attached = owner
         self._bind()
 
@@ -101,14 +101,13 @@ class Program:
         if self._attached is self and num_blocks <= self._own_blocks:
             return
         if self._caches and num_blocks > self._own_blocks:
-            elements = max(cache.num_kv_heads * round_up(cache.head_dim, TILE) * TILE for cache in self._caches)
-            dtype = _TORCH_DTYPES[Format(self._caches[0].format)]
+            elements = max(elements_per_token(cache.num_kv_heads, cache.head_dim, self._dtype) * TILE for cache in self._caches)
             self._own_memory = []
-            self._own_memory = [torch.empty(num_blocks * elements, dtype=dtype) for _ in range(2)]
+            self._own_memory = [torch.empty(num_blocks * elements, dtype=self._dtype) for _ in range(2)]
             self._own_blocks = num_blocks
         for cache in self._caches:
             cache.key, cache.value = (memory.data_ptr() for memory in self._own_memory)
-            cache.block_size = TILE
+            cache.block_size, cache.format = TILE, CACHE_FORMATS[self._dtype]
         self._attached = self
         self._bind()
 

@@ -16,7 +16,6 @@ from attendant_engine.kernels.cpu.executor import Program
 from attendant_engine.kernels.cpu.library import KernelLibrary
 from attendant_engine.kernels.cpu.low_rank import LowRankDeltas, pack_pair
 from attendant_engine.kernels.cpu.operations import (
-    TABLE_FORMATS,
     AttentionOperation,
     CacheWriteOperation,
     EmbedOperation,
@@ -56,9 +55,9 @@ class Heads(Protocol):
 class ProgramBuilder:
     """Takes operations in order and returns the program.
 
-    ``weight_format`` is that of linear layers; ``dtype`` that of embeddings and the cache. ``shared_table`` is the module
-    of token embeddings that a tied head shares, packed once for both in ``shared_format``. ``adapters``: what each adds to
-    which modules.
+    ``weight_format`` is that of linear layers; ``dtype`` that of embeddings and of the keys and values of whole sequences.
+    ``shared_table`` is the module of token embeddings that a tied head shares, packed once for both in ``shared_format``.
+    ``adapters``: what each adds to which modules.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class ProgramBuilder:
 
     def attention(self, qkv: Value, heads: Heads, *, rotary: Rotary | None = None) -> Value:
         """Attend over the next layer's cache, to which the keys and values of ``qkv`` ``[T, (H + 2 K) * D]`` are written first."""
-        cache = CacheView(num_kv_heads=heads.num_kv_heads, head_dim=heads.head_dim, format=TABLE_FORMATS[self._dtype])
+        cache = CacheView(num_kv_heads=heads.num_kv_heads, head_dim=heads.head_dim)
         self._caches.append(cache)
         self._append(CacheWriteOperation(qkv, heads.num_heads, cache, rotary))
         out = Value(heads.num_heads * heads.head_dim, _FLOAT_FORMATS)
@@ -142,7 +141,7 @@ class ProgramBuilder:
         assert self._output is not None, "a program has an output"
         self._choose_formats()
         offsets, row_bytes = self._place_values()
-        return Program(self._library, self._operations, self._caches, self._output, offsets, row_bytes)
+        return Program(self._library, self._operations, self._caches, self._dtype, self._output, offsets, row_bytes)
 
     def pack(self, modules: Sequence[nn.Module], *, is_gated: bool = False, weight_format: WeightFormat | None = None) -> PackedWeight:
         """Pack the modules' weights and biases, one below the other, and let go of the originals."""

@@ -86,11 +86,15 @@ private:
 };
 
 // Asks for the lines of a run, since blocks lie anywhere: a key has a part of each line of its tile, a value lines of its own.
-ATTENDANT_INLINE void fetch(const Run& run, int64_t padded_dim, int64_t group) {
-    for (int64_t i = 0; i < padded_dim / group; i++) __builtin_prefetch(run.key_tile + i * kLineBytes, 1);
-    const int64_t row_bytes = padded_dim * 4;
-    const char* end = run.value_tile + ((run.lane + run.num_tokens - 1) / group + 1) * row_bytes;
-    for (const char* p = run.value_tile + run.lane / group * row_bytes; p < end; p += kLineBytes) __builtin_prefetch(p, 1);
+ATTENDANT_INLINE void fetch(const Run& run, int64_t padded_dim, Format format) {
+    const int64_t group = 4 / element_bytes(format), row_bytes = padded_dim * 4;
+    const char* const values = run.value_tile + scale_bytes(format);
+    for (int64_t i = 0; i < padded_dim / group + scale_bytes(format) / kLineBytes; i++) {
+        __builtin_prefetch(run.key_tile + i * kLineBytes, 1);
+    }
+    if (scale_bytes(format) > 0) __builtin_prefetch(run.value_tile, 1);
+    const char* end = values + ((run.lane + run.num_tokens - 1) / group + 1) * row_bytes;
+    for (const char* p = values + run.lane / group * row_bytes; p < end; p += kLineBytes) __builtin_prefetch(p, 1);
 }
 
 #ifdef __AVX512F__
@@ -135,9 +139,8 @@ void put_transposed(const uint32_t* rows, int64_t num_lines, uint32_t* lines) {
 
 #endif
 
-// Writes a run's keys, given as words of one float32 or two bfloat16, to the columns of their tile.
-void put_keys(const uint32_t* rows, const Run& run, int64_t num_words) {
-    uint32_t* lines = reinterpret_cast<uint32_t*>(run.key_tile);
+// Writes a run's keys, given as words of one float32, two bfloat16 or four int8, to the columns of their tile's lines.
+void put_keys(const uint32_t* rows, const Run& run, int64_t num_words, uint32_t* lines) {
 #ifdef __AVX512F__
     if (run.num_tokens == kTile) {
         for (int64_t i = 0; i < num_words; i += 16) put_transposed(rows + i, num_words - i, lines + i * kTile);
@@ -172,33 +175,49 @@ ATTENDANT_INLINE void put_value_half(const float* value, int64_t padded_dim, uin
     }
 }
 
-void write_run(const CacheWriteCall& call, const Run& run) {
-    const int64_t head_dim = call.cache.head_dim, padded_dim = padded_head_dim(head_dim), column = run.kv_head * head_dim;
-    alignas(64) float keys[kTile * kRowWords];
-    alignas(64) float values[kTile * kRowWords];
-    const bool is_bf16 = call.cache.format == Format::BF16;
-    for (int64_t t = 0; t < run.num_tokens; t++) {
-        const int64_t token = run.token + t;
-        float* key = keys + t * kRowWords;
-        pad(call.k + token * call.kv_stride + column, head_dim, padded_dim, key);
-        if (call.cos != nullptr) {
-            const int64_t row = call.position_ids[token] * (head_dim / 2);
-            rotate(key, call.cos + row, call.sin + row, head_dim, key);
-        }
-        // In place: two bytes are written where four have been read.
-        for (int64_t d = 0; is_bf16 && d < padded_dim; d += kWidth) store_bf16(reinterpret_cast<uint16_t*>(key) + d, load(key + d));
-        pad(call.v + token * call.kv_stride + column, head_dim, padded_dim, values + t * kRowWords);
+// Rounds a row to bytes, x = byte * scale, and returns the scale, NaN of a row with a number that is none. `out` may be `x`.
+ATTENDANT_INLINE float quantize_row(const float* x, int64_t padded_dim, int8_t* out) {
+    Vec most = zero();
+    for (int64_t d = 0; d < padded_dim; d += kWidth) most = max_magnitude(most, abs(load(x + d)));
+    const float magnitude = largest_magnitude(most);
+    const Vec factor = broadcast(magnitude < 1.0e-30f ? 0.0f : 127.0f / magnitude);
+    for (int64_t d = 0; d < padded_dim; d += kWidth) {
+        const Vec scaled = mul(load(x + d), factor);
+#ifdef __AVX512F__
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + d), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(scaled.v)));
+#else
+        int32_t whole[kWidth];
+        store_int(whole, scaled);
+        for (int i = 0; i < kWidth; i++) out[d + i] = static_cast<int8_t>(whole[i]);
+#endif
     }
-    put_keys(reinterpret_cast<const uint32_t*>(keys), run, is_bf16 ? padded_dim / 2 : padded_dim);
+    return magnitude / 127.0f;
+}
+
+// Writes the value of one position into every fourth byte.
+ATTENDANT_INLINE void put_value_bytes(const int8_t* value, int64_t padded_dim, int64_t byte, char* lines) {
+    for (int64_t d = 0; d < padded_dim; d += 16) {
+#ifdef __AVX512F__
+        const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(value + d)));
+        const __m512i shifted = _mm512_sllv_epi32(bytes, _mm512_set1_epi32(static_cast<int>(8 * byte)));
+        _mm512_mask_storeu_epi8(lines + 4 * d, 0x1111111111111111ull << byte, shifted);
+#else
+        for (int i = 0; i < 16; i++) lines[4 * (d + i) + byte] = value[d + i];
+#endif
+    }
+}
+
+void put_values_f32(const float* values, const Run& run, int64_t padded_dim) {
+    for (int64_t t = 0; t < run.num_tokens; t++) {
+        float* out = reinterpret_cast<float*>(run.value_tile) + (run.lane + t) * padded_dim;
+        for (int64_t d = 0; d < padded_dim; d += kWidth) store(out + d, load(values + t * kRowWords + d));
+    }
+}
+
+void put_values_bf16(const float* values, const Run& run, int64_t padded_dim) {
     for (int64_t t = 0; t < run.num_tokens;) {
         const float* value = values + t * kRowWords;
         const int64_t lane = run.lane + t;
-        if (!is_bf16) {
-            float* out = reinterpret_cast<float*>(run.value_tile) + lane * padded_dim;
-            for (int64_t d = 0; d < padded_dim; d += kWidth) store(out + d, load(value + d));
-            t += 1;
-            continue;
-        }
         uint16_t* out = reinterpret_cast<uint16_t*>(run.value_tile) + lane / 2 * padded_dim * 2;
         if (lane % 2 == 0 && t + 1 < run.num_tokens) {
             put_value_pair(value, value + kRowWords, padded_dim, out);
@@ -210,10 +229,52 @@ void write_run(const CacheWriteCall& call, const Run& run) {
     }
 }
 
+void put_values_i8(const float* values, const Run& run, int64_t padded_dim) {
+    alignas(64) int8_t bytes[kMaxHeadDim];
+    for (int64_t t = 0; t < run.num_tokens; t++) {
+        const int64_t lane = run.lane + t;
+        reinterpret_cast<float*>(run.value_tile)[lane] = quantize_row(values + t * kRowWords, padded_dim, bytes);
+        put_value_bytes(bytes, padded_dim, lane % 4, run.value_tile + kLineBytes + lane / 4 * padded_dim * 4);
+    }
+}
+
+void write_run(const CacheWriteCall& call, const Run& run) {
+    const Format format = call.cache.format;
+    const int64_t head_dim = call.cache.head_dim, padded_dim = padded_head_dim(head_dim), column = run.kv_head * head_dim;
+    alignas(64) float keys[kTile * kRowWords];
+    alignas(64) float values[kTile * kRowWords];
+    for (int64_t t = 0; t < run.num_tokens; t++) {
+        const int64_t token = run.token + t;
+        float* key = keys + t * kRowWords;
+        pad(call.k + token * call.kv_stride + column, head_dim, padded_dim, key);
+        if (call.cos != nullptr) {
+            const int64_t row = call.position_ids[token] * (head_dim / 2);
+            rotate(key, call.cos + row, call.sin + row, head_dim, key);
+        }
+        // In place: less is written than has been read.
+        if (format == Format::BF16) {
+            for (int64_t d = 0; d < padded_dim; d += kWidth) store_bf16(reinterpret_cast<uint16_t*>(key) + d, load(key + d));
+        } else if (format == Format::I8) {
+            reinterpret_cast<float*>(run.key_tile)[run.lane + t] = quantize_row(key, padded_dim, reinterpret_cast<int8_t*>(key));
+        }
+        pad(call.v + token * call.kv_stride + column, head_dim, padded_dim, values + t * kRowWords);
+    }
+    const int64_t num_words = padded_dim * element_bytes(format) / 4;
+    put_keys(reinterpret_cast<const uint32_t*>(keys), run, num_words, reinterpret_cast<uint32_t*>(run.key_tile + scale_bytes(format)));
+    switch (format) {
+        case Format::BF16:
+            return put_values_bf16(values, run, padded_dim);
+        case Format::I8:
+            return put_values_i8(values, run, padded_dim);
+        default:
+            return put_values_f32(values, run, padded_dim);
+    }
+}
+
 }  // namespace
 
 void write_cache(const CacheWriteCall& call, Team& team) {
-    const int64_t head_dim = call.cache.head_dim, group = 4 / element_bytes(call.cache.format);
+    const int64_t head_dim = call.cache.head_dim;
     const bool by_tokens = call.num_tokens >= 4 * team.size();
     const Range all_heads{0, call.cache.num_kv_heads}, all_tokens{0, call.num_tokens};
     Runs runs(call, by_tokens ? team.share(call.num_tokens) : all_tokens, by_tokens ? all_heads : team.share(call.cache.num_kv_heads));
@@ -222,7 +283,7 @@ void write_cache(const CacheWriteCall& call, Team& team) {
     for (bool is_more = true; is_more || num_written < num_found;) {
         is_more = is_more && runs.next(ring[num_found % kAhead]);
         if (is_more) {
-            fetch(ring[num_found % kAhead], padded_head_dim(head_dim), group);
+            fetch(ring[num_found % kAhead], padded_head_dim(head_dim), call.cache.format);
             if (++num_found < kAhead) continue;
         }
         if (num_written < num_found) write_run(call, ring[num_written++ % kAhead]);

@@ -9,8 +9,9 @@
 
 namespace attendant {
 
-// How the numbers of a matrix are held. U8 rows are x = (byte - 128) * scale, one scale a row.
-enum class Format : int32_t { F32 = 0, BF16 = 1, U8 = 2 };
+// How the numbers of a matrix or a cache are held. U8 rows are x = (byte - 128) * scale, one scale a row. I8 is for caches:
+// x = byte * scale, one scale a position and head.
+enum class Format : int32_t { F32 = 0, BF16 = 1, U8 = 2, I8 = 3 };
 
 // How a weight is held; see weight.h.
 enum class WeightFormat : int32_t { F32 = 0, BF16 = 1, I8 = 2, I4 = 3 };
@@ -103,7 +104,7 @@ struct NormCall {
 struct CacheView {
     void* key = nullptr;
     void* value = nullptr;
-    Format format = Format::F32;  // F32 or BF16
+    Format format = Format::F32;  // F32, BF16 or I8
     int64_t block_size = 0;       // P, a multiple of 16
     int64_t num_kv_heads = 0, head_dim = 0;
 };
