@@ -110,7 +110,7 @@ class Engine:
                 model.config,
                 num_blocks=num_blocks,
                 block_size=config.block_size,
-                dtype=cache_dtype(config),
+                dtype=cache_dtype(config, model.dtype),
                 device=model.device,
                 attention_backend=config.attention_backend,
             )

@@ -110,7 +110,7 @@ class Plan:
     @property
     def cache_dtype(self) -> torch.dtype:
         """Of keys and values in the cache."""
-        return cache_dtype(self.config)
+        return cache_dtype(self.config, self.dtype)
 
 
 def plan_model(path: Path, config: EngineConfig) -> Plan:
@@ -133,9 +133,9 @@ def torch_dtype(config: EngineConfig) -> torch.dtype:
     return _DTYPES[config.dtype]
 
 
-def cache_dtype(config: EngineConfig) -> torch.dtype:
-    """Return torch's name for what the cache of a resolved configuration holds."""
-    return torch_dtype(config) if config.kv_cache_dtype == "auto" else _DTYPES[config.kv_cache_dtype]
+def cache_dtype(config: EngineConfig, dtype: torch.dtype) -> torch.dtype:
+    """Return torch's name for what the cache holds beside activations of ``dtype``."""
+    return dtype if config.kv_cache_dtype == "auto" else _DTYPES[config.kv_cache_dtype]
 
 
 def resolve(model: ModelConfig, config: EngineConfig) -> EngineConfig:
@@ -193,7 +193,7 @@ def _resolve_backend(model: ModelConfig, config: EngineConfig) -> str:
 
 
 def _check_cache_dtype(config: EngineConfig, attention_backend: str) -> None:
-    if attention_backend != "native" and cache_dtype(config) is not torch_dtype(config):
+    if attention_backend != "native" and cache_dtype(config, torch_dtype(config)) is not torch_dtype(config):
         raise InvalidRequestError(
             f"kv_cache_dtype is {config.kv_cache_dtype}, which takes the native CPU kernels, and attention runs in {attention_backend} "
             "here; use auto.",

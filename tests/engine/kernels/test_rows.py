@@ -46,7 +46,7 @@ def test_a_norm_is_its_formula_in_every_format(kernels: KernelLibrary, kind: str
     quantised = run(Format.U8)
     assert quantised.scales is not None
     magnitude = wide.abs().amax(dim=-1)
-    inverse = torch.where(magnitude > 0, 127 / magnitude, 0.0)
+    inverse = torch.where(magnitude > 0, torch.full_like(magnitude, 127) / magnitude, 0.0)  # 127 / x is a product with 1 / x
     assert torch.equal(quantised.values, (wide * inverse[:, None]).round().add(128).to(torch.uint8))
     torch.testing.assert_close(quantised.scales, magnitude / 127, rtol=1e-6, atol=0)
 
