@@ -40,6 +40,7 @@ def main() -> None:
     train.add_argument("--heads", type=int, default=6)
     train.add_argument("--seed", type=int, default=20261121)
     train.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
+    train.add_argument("--batch", type=int, default=16, help="windows of 1,024 tokens a step (default %(default)s)")
     train.add_argument("--micro-batch", type=int, default=4096, help="tokens computed at once (default %(default)s)")
     train.add_argument("--compile", action="store_true", help="compile the model: an eighth faster on a CPU, needs g++")
     export.add_argument("destination", type=Path, help="folder to write to, such as models/attendant-gpt")

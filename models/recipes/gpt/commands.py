@@ -41,7 +41,7 @@ def train_command(arguments: argparse.Namespace) -> None:
         num_tokens=int(arguments.tokens) if arguments.tokens is not None else None,
     )
     prepare_corpus(arguments.data, work, vocab_size=arguments.vocab_size)
-    settings = Settings(device=arguments.device, micro_batch=arguments.micro_batch)
+    settings = Settings(device=arguments.device, windows_a_step=arguments.batch, micro_batch=arguments.micro_batch)
     shape = ModelShape(vocab_size=arguments.vocab_size, width=arguments.width, num_layers=arguments.layers, num_heads=arguments.heads)
     checkpoint = load_checkpoint(work.checkpoint) if work.checkpoint.exists() else None
     if checkpoint is not None and checkpoint.shape != shape:
