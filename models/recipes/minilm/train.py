@@ -55,11 +55,11 @@ class Trainer:
         self.classifier = nn.Linear(self.trunk.config.hidden_size, len(task.labels))
         self._first_layer = min(task.first_layer, len(self.trunk.encoder.layer))
         add_lora(self.trunk, first_layer=self._first_layer, rank=RANK, alpha=ALPHA, dropout_rate=DROPOUT)
-        self._train, self._held_out = self._encode(task.train), self._encode(task.held_out)
+        self._train, self._extra, self._held_out = (self._encode(part) for part in (task.train, task.extra, task.held_out))
         learned = [parameter for _, module in lora_modules(self.trunk) for parameter in (module.down, module.up)]
         groups = [{"params": learned, "lr": task.learning_rate}, {"params": list(self.classifier.parameters()), "lr": task.learning_rate}]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
-        self._num_steps = task.num_epochs * math.ceil(len(self._train) / BATCH_SIZE)
+        self._num_steps = sum(math.ceil(len(self._epoch_items(epoch)) / BATCH_SIZE) for epoch in range(task.num_epochs))
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
         self._epoch = 0
 
@@ -103,7 +103,7 @@ class Trainer:
 
     def _run_epoch(self) -> None:
         self.trunk.train()
-        batches = list(_batches(self._train, random.Random(self._seed + self._epoch)))
+        batches = list(_batches(self._epoch_items(self._epoch), random.Random(self._seed + self._epoch)))
         with _progress() as progress:
             bar = progress.add_task(f"{self._task.name} epoch {self._epoch + 1}", total=len(batches))
             for batch in batches:
@@ -113,6 +113,9 @@ class Trainer:
                 self._optimizer.step()
                 self._schedule.step()
                 progress.advance(bar)
+
+    def _epoch_items(self, epoch: int) -> list[Encoded]:
+        return self._train + self._extra[epoch :: self._task.num_epochs]
 
     def _fit_head(self) -> None:
         """Fit the head on the frozen trunk's vectors, which are computed once."""

@@ -21,7 +21,16 @@ def task() -> Task:
     examples = [
         Example(f"a {word} thing number {number}", label) for label, words in WORDS.items() for word in words for number in range(12)
     ]
-    return Task(name="mood", labels=list(WORDS), train=examples, held_out=examples[::7], first_layer=1, num_epochs=2, learning_rate=1e-3)
+    return Task(
+        name="mood",
+        labels=list(WORDS),
+        train=examples,
+        extra=examples[:9],
+        held_out=examples[::7],
+        first_layer=1,
+        num_epochs=2,
+        learning_rate=1e-3,
+    )
 
 
 def learned(trainer: Trainer) -> dict[str, torch.Tensor]:
