@@ -129,7 +129,7 @@ class BlockManager:
     def _max_cached_blocks(self, sequence: Sequence) -> int:
         max_cached = len(sequence.token_ids) - 1
         next_scored = sequence.state.next_scored_position
-        if sequence.index == 0 and next_scored < sequence.num_prompt_tokens:
+        if sequence.is_leader and next_scored < sequence.num_prompt_tokens:
             max_cached = min(max_cached, next_scored - 1)  # the row before a scored position must be computed
         return max_cached // self.block_size
 

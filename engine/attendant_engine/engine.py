@@ -243,7 +243,7 @@ class Engine:
             stop_ids=frozenset(params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *eos_ids)),
             masked_ids=tuple({*params.stop_token_ids, *eos_ids}) if params.min_tokens > 0 else (),
         )
-        state.sequences.extend(Sequence(state, index) for index in range(request.n))
+        state.sequences.extend(Sequence(state, request.index + place) for place in range(request.n))
         if params.prompt_logprobs is not None and params.prompt_logprobs_start == 0:
             state.prompt_logprobs.append(None)  # nothing predicts the first token
         return state

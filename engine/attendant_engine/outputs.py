@@ -75,7 +75,7 @@ def _report(
     sequence.has_reported = True
     scheduled_s = now_s if sequence.first_scheduled_s is None else sequence.first_scheduled_s
     first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
-    has_prompt = is_first and sequence.index == 0 and state.request.params.prompt_logprobs is not None
+    has_prompt = is_first and sequence.is_leader and state.request.params.prompt_logprobs is not None
     is_scored = state.next_scored_position == sequence.num_prompt_tokens  # not where it was cancelled before
     is_edge = is_first or reason is not None
     return SequenceOutput(

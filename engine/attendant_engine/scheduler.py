@@ -261,10 +261,10 @@ class Scheduler:
         state = sequence.state
         samplers: tuple[Sequence, ...] = ()
         if end == len(sequence.token_ids) and state.max_tokens > 0:
-            unforked = [s for s in state.sequences if s.status is SequenceStatus.UNFORKED] if sequence.index == 0 else []
+            unforked = [s for s in state.sequences if s.status is SequenceStatus.UNFORKED] if sequence.is_leader else []
             samplers = (sequence, *unforked)
         scored = range(0)
-        if sequence.index == 0 and state.next_scored_position < sequence.num_prompt_tokens:
+        if sequence.is_leader and state.next_scored_position < sequence.num_prompt_tokens:
             scored = range(max(state.next_scored_position, start + 1), min(sequence.num_prompt_tokens, end + 1))
         return ScheduledSequence(sequence, num_tokens, samplers, scored, self._blocks.reserve(sequence, num_tokens))
 

@@ -3,6 +3,7 @@
 The scheduler moves a sequence and its blocks, the engine appends its tokens; the runner and the sampler only read it.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -10,7 +11,7 @@ from attendant_engine.types import GenerationRequest, OutputError, PoolingReques
 
 
 class SequenceStatus(Enum):
-    """Where a sequence is. ``UNFORKED``: it waits for sequence 0 of its request to prefill the prompt they share."""
+    """Where a sequence is. ``UNFORKED``: it waits for the first of its request to prefill the prompt they share."""
 
     UNFORKED = auto()
     WAITING = auto()
@@ -24,7 +25,7 @@ class GenerationState:
 
     ``arrival`` orders requests of one priority; times are monotonic seconds. ``max_tokens`` is the request's own,
     clipped to the context. ``stop_ids`` end a sequence; ``masked_ids`` are those kept away until ``min_tokens``.
-    ``prompt_logprobs`` fills up from ``prompt_logprobs_start`` on while sequence 0 prefills.
+    ``prompt_logprobs`` fills up from ``prompt_logprobs_start`` on while the first sequence prefills.
     """
 
     request: GenerationRequest
@@ -63,6 +64,7 @@ class Sequence:
     ``num_computed_tokens`` of ``token_ids`` are in the cache, in ``block_ids``, which this sequence holds: a list that is
     appended to, or else replaced by another. ``output_counts`` counts its output tokens by id where
     ``counts_output``, which is when a penalty asks for it.
+    ``is_leader``: the first of its request, which prefills for all.
     ``decode_item`` is what a step that computes its last token is to do, the same at every such step.
     """
 
@@ -75,6 +77,7 @@ class Sequence:
         "first_token_s",
         "has_reported",
         "index",
+        "is_leader",
         "key",
         "num_cached_tokens",
         "num_computed_tokens",
@@ -89,16 +92,17 @@ class Sequence:
     def __init__(self, state: GenerationState, index: int) -> None:
         self.state = state
         self.index = index
-        self.token_ids = list(state.request.prompt_token_ids)
-        self.num_prompt_tokens = len(self.token_ids)
+        self.is_leader = index == state.request.index
+        self.num_prompt_tokens = len(state.request.prompt_token_ids)
+        self.token_ids = [*state.request.prompt_token_ids, *state.request.output_token_ids]
         self.prompt_ids = frozenset(self.token_ids) if state.request.params.repetition_penalty != 1.0 else frozenset()
         self.counts_output = _counts_output(state)
-        self.output_counts: dict[int, int] = {}
+        self.output_counts = dict(Counter(state.request.output_token_ids)) if self.counts_output else {}
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.block_ids: list[int] = []
         self.block_hashes: list[bytes] = []
-        self.status = SequenceStatus.WAITING if index == 0 else SequenceStatus.UNFORKED
+        self.status = SequenceStatus.WAITING if self.is_leader else SequenceStatus.UNFORKED
         self.first_scheduled_s: float | None = None
         self.first_token_s: float | None = None
         self.has_reported = False

@@ -51,12 +51,18 @@ class GenerationRequest:
     Sequence ``index`` i of a seeded request draws from (seed, i, position) alone, so neither the batch nor a
     preemption changes it. ``priority``: lower is served first, ties by arrival. ``cache_salt`` keeps prefix-cache
     entries of different tenants apart.
+
+    A sequence that another replica has begun goes on here: ``index`` is its own in the request that it came from, and
+    ``output_token_ids`` are what it has generated, which count as output and are not reported again. With the seed that
+    was reported there, the tokens that follow are the ones that would have followed there.
     """
 
     request_id: str
     prompt_token_ids: Sequence[int]
     params: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
+    index: int = 0
+    output_token_ids: Sequence[int] = ()
     priority: int = 0
     cache_salt: str = ""
 

@@ -36,6 +36,8 @@ class RequestValidator:
         # A prompt that is only scored may fill the context; one that is continued needs room for a token.
         self._check_length(num_prompt_tokens + (1 if params.max_tokens > 0 else 0), num_prompt_tokens)
         max_tokens = min(params.max_tokens, self._max_model_len - num_prompt_tokens)
+        if request.output_token_ids or request.index:
+            self._check_continuation(request, max_tokens)
         if num_prompt_tokens + max_tokens > self._max_cache_tokens:
             raise ContextLengthError(
                 f"The prompt has {num_prompt_tokens} tokens and max_tokens is {max_tokens}; the key/value cache of this server holds "
@@ -43,6 +45,18 @@ class RequestValidator:
                 param="prompt",
             )
         return max_tokens
+
+    def _check_continuation(self, request: GenerationRequest, max_tokens: int) -> None:
+        _check_range("index", request.index, 0, MAX_SEQUENCES - request.n)
+        num_output_tokens = len(request.output_token_ids)
+        if request.output_token_ids:
+            self._check_token_ids(request.output_token_ids, "output_token_ids")
+            _check_range("n", request.n, 1, 1)
+        if num_output_tokens >= max_tokens:
+            raise InvalidRequestError(
+                f"{num_output_tokens} tokens have been generated already and max_tokens is {max_tokens}; nothing is left to do.",
+                param="output_token_ids",
+            )
 
     def check_pooling(self, request: PoolingRequest) -> None:
         """Raise a kind of ``InvalidRequestError`` for a pooling request that this model cannot answer."""

@@ -1,22 +1,34 @@
 """The engine requests of one call, spread over replicas, with one slot where all their outputs gather.
 
 The reader takes everything that waits at once: the first output immediately, later ones merged, so that a slow reader
-costs memory for its tokens alone. A request lost with its replica before it gave anything is sent to another, once.
+costs memory for its tokens alone. What a lost replica had goes on at another, from the token after the last one that
+came (see ``moving``), and the reader cannot tell.
 """
 
 import asyncio
 import itertools
+import logging
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from attendant_engine.types import EngineOutput, EngineRequest, GenerationRequest, SequenceOutput
+from attendant_engine.types import EngineOutput, EngineRequest, ModelInfo, OutputError, SequenceOutput
 from attendant_server.errors import ServingError
 from attendant_server.gateway.admission import Deadline
+from attendant_server.gateway.moving import Progress
 from attendant_server.gateway.replicas import ReplicaSet
 from attendant_server.link.base import ReplicaLink
 from attendant_server.link.pending import PendingOutputs
+from attendant_server.logging import log_event
+
+MAX_MOVES = 3
+"""Replicas that a request may lose: one that takes a fourth with it is at fault itself."""
+
+_RETRY_S = 0.05  # between two looks whether a replica has become ready
+
+_log = logging.getLogger(__name__)
 
 
 class RequestIds:
@@ -39,14 +51,24 @@ class Affinity:
 
 
 @dataclass(slots=True, eq=False)
-class _Ticket:
-    """One request on its way."""
+class _Leg:
+    """A request, or one sequence of it that has moved, on a replica. ``num_open`` sequences have not ended."""
 
     request: EngineRequest
     link: ReplicaLink
+    served_by: ModelInfo | None
     num_open: int
-    has_output: bool = False
-    is_second_try: bool = False
+
+
+class _Ticket:
+    """One request of the call: how far it has got, where what is left of it runs, and how many parts wait for a replica."""
+
+    def __init__(self, request: EngineRequest) -> None:
+        self.request = request
+        self.progress = Progress(request)
+        self.legs: dict[str, _Leg] = {}
+        self.num_moves = 0
+        self.num_waiting = 0
 
 
 class InFlight:
@@ -74,8 +96,13 @@ class InFlight:
         link = home if home is not None and home.is_ready else self._replicas.pick()
         if self._affinity is not None:
             self._affinity.home = link
-        num_open = request.n if isinstance(request, GenerationRequest) else 1
-        self._send(_Ticket(request=request, link=link, num_open=num_open))
+        ticket = _Ticket(request)
+        self._tickets[request.request_id] = ticket
+        try:
+            self._send(ticket, request, link)
+        except BaseException:
+            del self._tickets[request.request_id]
+            raise
 
     async def take(self, deadline: Deadline) -> list[EngineOutput]:
         """Wait for outputs and take all there are. Raises deadline_exceeded."""
@@ -89,8 +116,7 @@ class InFlight:
         """Stop a request and forget its outputs; unknown ids are ignored."""
         ticket = self._tickets.pop(request_id, None)
         if ticket is not None:
-            ticket.link.abort(request_id)
-            self._replicas.end(ticket.link)
+            self._stop(ticket)
         self._pending.discard(request_id)
 
     def close(self) -> None:
@@ -98,47 +124,92 @@ class InFlight:
         for request_id in list(self._tickets):
             self.abort(request_id)
 
-    def _send(self, ticket: _Ticket) -> None:
-        request_id = ticket.request.request_id
-        self._tickets[request_id] = ticket
-        self._replicas.begin(ticket.link)
+    def _send(self, ticket: _Ticket, request: EngineRequest, link: ReplicaLink) -> None:
+        leg = _Leg(request=request, link=link, served_by=link.info, num_open=Progress.num_sequences(request))
+        ticket.legs[request.request_id] = leg
+        self._replicas.begin(link)
         try:
-            ticket.link.submit(ticket.request, partial(self._on_output, ticket))
+            link.submit(request, partial(self._on_output, ticket, leg))
         except BaseException:
-            self._tickets.pop(request_id, None)
-            self._replicas.end(ticket.link)
+            self._end_leg(ticket, leg)
             raise
 
-    def _on_output(self, ticket: _Ticket, output: EngineOutput) -> None:
-        request_id = output.request_id
-        if self._tickets.get(request_id) is not ticket:
+    def _on_output(self, ticket: _Ticket, leg: _Leg, output: EngineOutput) -> None:
+        if ticket.legs.get(leg.request.request_id) is not leg:
             return
-        if output.error is not None and output.error.code == "not_ready" and self._try_elsewhere(ticket):
-            return
-        ticket.has_output = True
         if output.error is not None:
-            ticket.num_open = 0
-        elif not isinstance(output, SequenceOutput) or output.finish_reason is not None:
-            ticket.num_open -= 1
-        if ticket.num_open <= 0:
-            del self._tickets[request_id]
-            self._replicas.end(ticket.link)
-        self._pending.add(output)
-        self._arrived.set()
+            if output.error.code == "not_ready" and self._move(ticket, leg):
+                return
+            output = ticket.progress.as_own(output)
+            self._tickets.pop(ticket.request.request_id, None)
+            self._end_leg(ticket, leg)
+            self._stop(ticket)
+        else:
+            output = ticket.progress.note(output)
+            if not isinstance(output, SequenceOutput) or output.finish_reason is not None:
+                leg.num_open -= 1
+            if leg.num_open <= 0:
+                self._end_leg(ticket, leg)
+            if not ticket.legs and not ticket.num_waiting:
+                self._tickets.pop(ticket.request.request_id, None)
+        self._give(output)
 
-    def _try_elsewhere(self, ticket: _Ticket) -> bool:
-        """Send a request that gave nothing yet to another replica; nobody has seen anything of it, so nobody can tell."""
-        if ticket.has_output or ticket.is_second_try:
+    def _move(self, ticket: _Ticket, lost: _Leg) -> bool:
+        """Let what ``lost`` had go on at other replicas; say whether it could be sent there."""
+        if ticket.num_moves >= MAX_MOVES:
             return False
-        del self._tickets[ticket.request.request_id]
-        self._replicas.end(ticket.link)
+        ticket.num_moves += 1
+        requests = list(ticket.progress.remaining(lost.request, ticket.num_moves))
         try:
-            link = self._replicas.pick(avoid=ticket.link)
-            self._send(_Ticket(request=ticket.request, link=link, num_open=ticket.num_open, is_second_try=True))
+            while requests:
+                self._send(ticket, requests[0], self._replicas.pick(avoid=lost.link, like=lost.served_by))
+                del requests[0]
         except ServingError:
-            self._tickets[ticket.request.request_id] = ticket
-            self._replicas.begin(ticket.link)
-            return False
+            if self._replicas.replacement_s <= 0:
+                return False
+            ticket.num_waiting += len(requests)
+            self._retry_later(ticket, lost, requests, time.monotonic() + self._replicas.replacement_s)
+        self._end_leg(ticket, lost)
+        log_event(
+            _log,
+            logging.WARNING,
+            "a request was lost with its replica and goes on elsewhere",
+            replica=lost.link.replica_id,
+            num_tokens=ticket.progress.num_tokens,
+        )
         if self._on_failover is not None:
             self._on_failover()
         return True
+
+    def _retry_later(self, ticket: _Ticket, lost: _Leg, requests: list[EngineRequest], until_s: float) -> None:
+        asyncio.get_running_loop().call_later(_RETRY_S, self._retry, ticket, lost, requests, until_s)
+
+    def _retry(self, ticket: _Ticket, lost: _Leg, requests: list[EngineRequest], until_s: float) -> None:
+        """Send what waits for a replica, or report its loss when none has come in time."""
+        if self._tickets.get(ticket.request.request_id) is not ticket:
+            return
+        try:
+            while requests:
+                self._send(ticket, requests[0], self._replicas.pick(avoid=lost.link, like=lost.served_by))
+                ticket.num_waiting -= 1
+                del requests[0]
+        except ServingError as error:
+            if time.monotonic() < until_s:
+                self._retry_later(ticket, lost, requests, until_s)
+                return
+            self.abort(ticket.request.request_id)
+            self._give(ticket.progress.failure(OutputError(code=error.code, message=error.message)))
+
+    def _give(self, output: EngineOutput) -> None:
+        self._pending.add(output)
+        self._arrived.set()
+
+    def _end_leg(self, ticket: _Ticket, leg: _Leg) -> None:
+        del ticket.legs[leg.request.request_id]
+        self._replicas.end(leg.link)
+
+    def _stop(self, ticket: _Ticket) -> None:
+        """Abort all that a request still has anywhere."""
+        for leg in list(ticket.legs.values()):
+            leg.link.abort(leg.request.request_id)
+            self._end_leg(ticket, leg)

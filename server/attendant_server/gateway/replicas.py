@@ -12,11 +12,23 @@ from attendant_server.link.base import ReplicaLink
 NOT_READY_RETRY_AFTER_S = 1.0
 
 
-class ReplicaSet:
-    """The links to one model's replicas, with this gateway's own count of requests on each."""
+def _answers_like(info: ModelInfo | None, other: ModelInfo) -> bool:
+    return info is not None and _what_fixes_an_answer(info) == _what_fixes_an_answer(other)
 
-    def __init__(self, model: str, links: Iterable[ReplicaLink] = ()) -> None:
+
+def _what_fixes_an_answer(info: ModelInfo) -> tuple[str, ...]:
+    return (info.digest, info.engine_version, info.dtype, info.device_kind, info.quantization, info.kernels)
+
+
+class ReplicaSet:
+    """The links to one model's replicas, with this gateway's own count of requests on each.
+
+    ``replacement_s``: how long what a lost replica had may wait for another to become ready; 0 where nobody replaces it.
+    """
+
+    def __init__(self, model: str, links: Iterable[ReplicaLink] = (), *, replacement_s: float = 0.0) -> None:
         self._model = model
+        self.replacement_s = replacement_s
         self._links: tuple[ReplicaLink, ...] = tuple(links)
         self._num_in_flight: dict[ReplicaLink, int] = {}
         self._last_info: ModelInfo | None = None
@@ -59,9 +71,12 @@ class ReplicaSet:
             raise self._not_ready()
         return info
 
-    def pick(self, *, avoid: ReplicaLink | None = None) -> ReplicaLink:
-        """Return the ready link with the least to do, but ``avoid`` only when no other is ready. Raises not_ready."""
-        ready = [link for link in self._links if link.is_ready]
+    def pick(self, *, avoid: ReplicaLink | None = None, like: ModelInfo | None = None) -> ReplicaLink:
+        """Return the ready link with the least to do, but ``avoid`` only when no other is ready. Raises not_ready.
+
+        With ``like`` only those whose answers have the bits of a replica that said this of itself.
+        """
+        ready = [link for link in self._links if link.is_ready and (like is None or _answers_like(link.info, like))]
         ready = [link for link in ready if link is not avoid] or ready
         if not ready:
             raise self._not_ready()

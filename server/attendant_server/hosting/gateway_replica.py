@@ -33,6 +33,8 @@ from attendant_server.logging import configure_logging, log_event
 
 _log = logging.getLogger(__name__)
 
+_REPLACEMENT_S = 30.0  # Serve has replaced a dead replica of a small model long before
+
 
 class GatewayReplica(InferenceHandlers, HealthHandlers):
     """One gateway of the application. ``engines`` has each model's deployment name and handle, in the order served."""
@@ -43,6 +45,8 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
         configure_logging(log_format=settings.log_format, level=settings.log_level, stream=open_log(log_path))
         self._settings = settings
         models = {model.name: ServedModel.load(model.name, model.path, max_queue=settings.max_queue) for model in settings.models}
+        for model in models.values():
+            model.replicas.replacement_s = _REPLACEMENT_S
         self._core = Gateway(
             with_adapters(models, settings), api_keys=ApiKeys.load(settings.api_key_file), request_timeout_s=settings.request_timeout_s
         )

@@ -36,6 +36,8 @@ def generation_to_proto(request: GenerationRequest) -> pb.Generate:
         n=request.n,
         priority=request.priority,
         cache_salt=request.cache_salt,
+        index=request.index,
+        output_token_ids=request.output_token_ids,
     )
 
 
@@ -48,6 +50,8 @@ def generation_from_proto(message: pb.Generate) -> GenerationRequest:
         n=message.n,
         priority=message.priority,
         cache_salt=message.cache_salt,
+        index=message.index,
+        output_token_ids=tuple(message.output_token_ids),
     )
 
 
