@@ -72,7 +72,9 @@ class Load:
             ways = itertools.cycle((*WAYS, DRAWN, "grpc-stream"))
             await asyncio.gather(*(self._ask(stub, callers, number, next(ways)) for number in range(self._num_callers)))
 
-    async def _ask(self, stub: inference_service_pb2_grpc.InferenceServiceStub, callers: dict[str, Caller], number: int, way: str) -> None:
+    async def _ask(
+        self, stub: "inference_service_pb2_grpc.InferenceServiceAsyncStub", callers: dict[str, Caller], number: int, way: str
+    ) -> None:
         rng = random.Random(number)
         while not self.is_ending:
             question = rng.choice(self._asked)
@@ -88,7 +90,7 @@ class Load:
             if text != self._expected[way == DRAWN, question]:
                 self.record.differing.append(f"{way}: {question}")
 
-    async def _draw(self, stub: inference_service_pb2_grpc.InferenceServiceStub, question: Question) -> str:
+    async def _draw(self, stub: "inference_service_pb2_grpc.InferenceServiceAsyncStub", question: Question) -> str:
         request = grpc_request(list(question.prompt), question.num_tokens)
         request.sampling.temperature, request.sampling.seed = 1.0, question.seed
         text, last_s, longest_s = "", 0.0, 0.0

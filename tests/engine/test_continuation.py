@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -45,7 +45,7 @@ def _continued(request: GenerationRequest, whole: Collected, index: int, num_tok
     ids=["greedy", "drawn", "penalties", "min_tokens", "stops"],
 )
 @pytest.mark.parametrize("speculation", ["none", "ngram"])
-def test_what_is_left_is_what_would_have_come(params: dict[str, Any], speculation: str) -> None:
+def test_what_is_left_is_what_would_have_come(params: dict[str, Any], speculation: Literal["none", "ngram"]) -> None:
     request = generation("a", PROMPT, **{"max_tokens": 25, **params})
     whole = run_all(fake_engine(), request)
     for index in range(request.n):
