@@ -34,6 +34,7 @@ CLASSES = {
 }
 _FALL = 0.02  # less than this is a tie: the machine itself is not steadier
 _BLOCK_SIZE = 16
+_STEP_TOKENS = 4096  # so that the last of 256 prompts is done before the first of them has generated all it may
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Load:
             dtype=dtype,  # type: ignore[arg-type]
             quantization=quantization,  # type: ignore[arg-type]
             max_num_seqs=max_batch,
+            max_batch_tokens=_STEP_TOKENS,
             block_size=_BLOCK_SIZE,
             kv_cache_memory_bytes=(num_tokens + _BLOCK_SIZE) * token_bytes,
             enable_prefix_caching=False,
