@@ -26,7 +26,7 @@ _OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
     # What other libraries do among their own threads was not compiled for this sanitizer, which then sees no order in it.
-    "TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1",
+    "TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1:die_after_fork=0",
     # Each object and tensor in memory of its own, with a guard around it.
     "PYTHONMALLOC": "malloc",
     "OMP_NUM_THREADS": "1",
