@@ -18,8 +18,7 @@ pytestmark = pytest.mark.skipif(load_library() is None, reason="the CPU kernels 
 
 WIDTH, LAYERS, VOCABULARY = 768, 6, 8192
 LARGEST_LAYER_BYTES = 4 * VOCABULARY * WIDTH
-SLACK_BYTES = 64 << 20
-"""What the allocator keeps of buffers given back, which differs from run to run; a float copy of the model is three times that."""
+SLACK_BYTES = 24 << 20
 
 LOAD = """
 import sys, torch
@@ -71,7 +70,8 @@ def test_a_load_takes_the_packed_weights_and_one_layer_of_floats(
     dtype: str, quantization: str, bytes_per_parameter: float, checkpoint: Path, tiny: Path
 ) -> None:
     command = [sys.executable, "-c", LOAD, str(tiny), str(checkpoint), dtype, quantization]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    # Left to itself, glibc raises this threshold as buffers are freed, and then keeps some of them or not as luck has it.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     peak_bytes, weight_bytes = map(int, finished.stdout.split())
     num_parameters = VOCABULARY * WIDTH + 128 * WIDTH + LAYERS * (12 * WIDTH**2 + 13 * WIDTH) + 2 * WIDTH

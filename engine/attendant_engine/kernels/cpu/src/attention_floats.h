@@ -11,20 +11,6 @@
 namespace attendant::ATTENDANT_ISA {
 namespace {
 
-// A row's weights of up to four tiles: 2^(score - largest), put down as `Number`s; adds them to the row's 16 totals as put.
-template <class Number, int T>
-ATTENDANT_INLINE void put_weights(const Line (&scores)[T], float largest, Number* weights, Line& totals) {
-    const Vec most = broadcast(largest);
-#pragma GCC unroll 4
-    for (int t = 0; t < T; t++) {
-        for (int i = 0; i < kParts; i++) {
-            const Vec weight = power_of_two(sub(scores[t].part[i], most));
-            store(weights + t * 16 + i * kWidth, weight);
-            totals.part[i] = add(totals.part[i], weight);
-        }
-    }
-}
-
 // What an integer query needs beside its numbers.
 struct QueryFacts {
     float scale;
@@ -47,20 +33,33 @@ struct FloatSums {
     static ATTENDANT_INLINE void end(const Sum& sum, float* sums, Vec, float) { store_line(sums, sum); }
 };
 
-// float32: a step takes one dimension, or one position.
-struct CachedF32 : FloatSums {
+// Queries and weights as they are: the cache is what gets widened.
+struct FloatNumbers : FloatSums {
     using Number = float;
-    static constexpr int kGroup = 1;
 
     static ATTENDANT_INLINE void put_query(const float* q, int64_t padded_dim, Number* numbers, QueryFacts&) {
         for (int64_t d = 0; d < padded_dim; d += kWidth) store(numbers + d, load(q + d));
     }
 
+    // Puts down a row's weights of up to four tiles, 2^(score - largest), and adds them to the row's 16 totals.
     template <int T>
     static ATTENDANT_INLINE float weigh(const Line (&scores)[T], float largest, const char* const*, Seen, Number* weights, Line& totals) {
-        put_weights<Number, T>(scores, largest, weights, totals);
+        const Vec most = broadcast(largest);
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) {
+            for (int i = 0; i < kParts; i++) {
+                const Vec weight = power_of_two(sub(scores[t].part[i], most));
+                store(weights + t * 16 + i * kWidth, weight);
+                totals.part[i] = add(totals.part[i], weight);
+            }
+        }
         return 1;
     }
+};
+
+// float32: a step takes one dimension, or one position.
+struct CachedF32 : FloatNumbers {
+    static constexpr int kGroup = 1;
 
     template <int R, int C, bool kIsOfKeys, bool kIsHalf>
     static ATTENDANT_INLINE void step(
@@ -132,19 +131,8 @@ struct CachedBf16 : FloatSums {
 #else
 
 // bfloat16 without it: a step takes a pair in two products of float32; queries and weights stay float32.
-struct CachedBf16 : FloatSums {
-    using Number = float;
+struct CachedBf16 : FloatNumbers {
     static constexpr int kGroup = 2;
-
-    static ATTENDANT_INLINE void put_query(const float* q, int64_t padded_dim, Number* numbers, QueryFacts&) {
-        for (int64_t d = 0; d < padded_dim; d += kWidth) store(numbers + d, load(q + d));
-    }
-
-    template <int T>
-    static ATTENDANT_INLINE float weigh(const Line (&scores)[T], float largest, const char* const*, Seen, Number* weights, Line& totals) {
-        put_weights<Number, T>(scores, largest, weights, totals);
-        return 1;
-    }
 
     static ATTENDANT_INLINE Line expand(const char* p, bool is_second) {
         Line line;

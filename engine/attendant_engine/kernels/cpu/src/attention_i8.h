@@ -127,13 +127,8 @@ private:
 #else
 
 // Without the instruction: widened to float32, byte after byte; queries and weights stay float32.
-struct CachedI8 : FloatSums {
-    using Number = float;
+struct CachedI8 : FloatNumbers {
     static constexpr int kGroup = 4;
-
-    static ATTENDANT_INLINE void put_query(const float* q, int64_t padded_dim, Number* numbers, QueryFacts&) {
-        for (int64_t d = 0; d < padded_dim; d += kWidth) store(numbers + d, load(q + d));
-    }
 
     static ATTENDANT_INLINE Line score(const Sum& sum, const QueryFacts&, const char* tile) {
         const Line scales = load_scales(tile);

@@ -12,7 +12,7 @@ from models.recipes.minilm.tasks import Example, Task
 from models.recipes.minilm.train import Trainer, fit_temperature
 from tests.engine.models.steps import packed_inputs
 
-MODEL = Path(__file__).parents[3] / "models" / "tiny-encoder"
+MODEL = Path(__file__).parents[4] / "models" / "tiny-encoder"
 WORDS = {"good": ("nice", "great", "lovely"), "bad": ("awful", "poor", "ugly")}
 
 
