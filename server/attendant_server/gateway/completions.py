@@ -10,10 +10,10 @@ from attendant_server.gateway.calls import ActiveCall
 from attendant_server.gateway.generation import Generation, GenerationPlan, OutputPiece
 from attendant_server.gateway.prompts import EncodedPrompt, encode_prompts, param_at
 from attendant_server.gateway.requests import ChatMessage, ChatRequest, CompletionRequest, SamplingFields
-from attendant_server.gateway.results import CompletionChoice, CompletionResult, PositionLogprobs
+from attendant_server.gateway.results import CompletionChoice, CompletionResult, PositionLogprobs, Receipt
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.gateway.streams import CompletionStream
-from attendant_server.gateway.toolbox import Toolbox, make_receipt
+from attendant_server.gateway.toolbox import Toolbox
 
 
 class Completions:
@@ -42,7 +42,7 @@ class Completions:
             created_s=int(time.time()),
             choices=tuple(choices),
             usage=generation.usage,
-            receipt=make_receipt(info, generation.seed),
+            receipt=Receipt.of(info, generation.seed),
             timing=generation.timing,
         )
 
@@ -52,7 +52,7 @@ class Completions:
         plan = await self._plan(model, info, request, call, streams=True)
         generation = self._start(model, plan, call)
         generation.begin()
-        return CompletionStream(generation, call, num_each=request.n, make_receipt=lambda seed: make_receipt(info, seed))
+        return CompletionStream(generation, call, num_each=request.n, info=info)
 
     def _start(self, model: ServedModel, plan: GenerationPlan, call: ActiveCall) -> Generation:
         return Generation(

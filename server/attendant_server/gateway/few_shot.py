@@ -20,10 +20,10 @@ from attendant_server.gateway.in_flight import Affinity
 from attendant_server.gateway.label_scores import LabelTokens, encode_labels, label_logprob, probabilities
 from attendant_server.gateway.prompts import encode_prompts
 from attendant_server.gateway.requests import FewShotRequest
-from attendant_server.gateway.results import FewShotAnswer, FewShotResult, Usage
+from attendant_server.gateway.results import FewShotAnswer, FewShotResult, Receipt, Usage
 from attendant_server.gateway.sequence_reader import raise_if_failed
 from attendant_server.gateway.served_model import ServedModel
-from attendant_server.gateway.toolbox import Toolbox, make_receipt
+from attendant_server.gateway.toolbox import Toolbox
 
 MAX_QUERIES_AT_ONCE = 32
 MAX_LABELS_AT_ONCE = 16
@@ -57,7 +57,7 @@ class FewShot:
             model=model.name,
             data=tuple(await (job.generate_all() if labels is None else job.score_all(labels))),
             usage=call.usage,
-            receipt=make_receipt(info, job.seed),
+            receipt=Receipt.of(info, job.seed),
         )
 
 

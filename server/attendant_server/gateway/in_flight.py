@@ -2,7 +2,7 @@
 
 The reader takes everything that waits at once: the first output immediately, later ones merged, so that a slow reader
 costs memory for its tokens alone. What a lost replica had goes on at another, from the token after the last one that
-came (see ``moving``), and the reader cannot tell.
+came (see ``moving``), and the reader cannot tell. While no replica is ready, what is new waits as well as what was lost.
 """
 
 import asyncio
@@ -71,6 +71,15 @@ class _Ticket:
         self.num_waiting = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Homeless:
+    """Parts of a request that are on no replica; ``lost``: where they were, None for a new request."""
+
+    ticket: _Ticket
+    requests: list[EngineRequest]
+    lost: _Leg | None
+
+
 class InFlight:
     """What one call has running on engines. Ends with ``close``, which aborts whatever is still running.
 
@@ -91,15 +100,11 @@ class InFlight:
         return len(self._tickets)
 
     def submit(self, request: EngineRequest) -> None:
-        """Send ``request``. Raises ``ServingError`` not_ready when no replica can take it."""
-        home = self._affinity.home if self._affinity is not None else None
-        link = home if home is not None and home.is_ready else self._replicas.pick()
-        if self._affinity is not None:
-            self._affinity.home = link
+        """Send ``request``. Raises ``ServingError`` not_ready when no replica can take it and none is on its way."""
         ticket = _Ticket(request)
         self._tickets[request.request_id] = ticket
         try:
-            self._send(ticket, request, link)
+            self._place(_Homeless(ticket, [request], lost=None))
         except BaseException:
             del self._tickets[request.request_id]
             raise
@@ -159,16 +164,10 @@ class InFlight:
         if ticket.num_moves >= MAX_MOVES:
             return False
         ticket.num_moves += 1
-        requests = list(ticket.progress.remaining(lost.request, ticket.num_moves))
         try:
-            while requests:
-                self._send(ticket, requests[0], self._replicas.pick(avoid=lost.link, like=lost.served_by))
-                del requests[0]
+            self._place(_Homeless(ticket, list(ticket.progress.remaining(lost.request, ticket.num_moves)), lost))
         except ServingError:
-            if self._replicas.replacement_s <= 0:
-                return False
-            ticket.num_waiting += len(requests)
-            self._retry_later(ticket, lost, requests, time.monotonic() + self._replicas.replacement_s)
+            return False
         self._end_leg(ticket, lost)
         log_event(
             _log,
@@ -181,21 +180,46 @@ class InFlight:
             self._on_failover()
         return True
 
-    def _retry_later(self, ticket: _Ticket, lost: _Leg, requests: list[EngineRequest], until_s: float) -> None:
-        asyncio.get_running_loop().call_later(_RETRY_S, self._retry, ticket, lost, requests, until_s)
+    def _place(self, homeless: _Homeless) -> None:
+        """Send what is homeless, now or once a replica is ready. Raises not_ready where no replica is to be waited for."""
+        homeless.ticket.num_waiting += len(homeless.requests)
+        try:
+            self._send_homeless(homeless)
+        except ServingError:
+            if self._replicas.replacement_s <= 0:
+                raise
+            self._retry_later(homeless, time.monotonic() + self._replicas.replacement_s)
 
-    def _retry(self, ticket: _Ticket, lost: _Leg, requests: list[EngineRequest], until_s: float) -> None:
-        """Send what waits for a replica, or report its loss when none has come in time."""
+    def _send_homeless(self, homeless: _Homeless) -> None:
+        """Send parts, each off the list as it goes. Raises not_ready."""
+        while homeless.requests:
+            self._send(homeless.ticket, homeless.requests[0], self._pick(homeless.lost))
+            homeless.ticket.num_waiting -= 1
+            del homeless.requests[0]
+
+    def _pick(self, lost: _Leg | None) -> ReplicaLink:
+        """Return another replica that answers as the one did that lost a part, or the call's own. Raises not_ready."""
+        if lost is not None:
+            return self._replicas.pick(avoid=lost.link, like=lost.served_by)
+        if self._affinity is None:
+            return self._replicas.pick()
+        if self._affinity.home is None or not self._affinity.home.is_ready:
+            self._affinity.home = self._replicas.pick()
+        return self._affinity.home
+
+    def _retry_later(self, homeless: _Homeless, until_s: float) -> None:
+        asyncio.get_running_loop().call_later(_RETRY_S, self._retry, homeless, until_s)
+
+    def _retry(self, homeless: _Homeless, until_s: float) -> None:
+        """Send what waits for a replica, or report the want of one when none has come in time."""
+        ticket = homeless.ticket
         if self._tickets.get(ticket.request.request_id) is not ticket:
             return
         try:
-            while requests:
-                self._send(ticket, requests[0], self._replicas.pick(avoid=lost.link, like=lost.served_by))
-                ticket.num_waiting -= 1
-                del requests[0]
+            self._send_homeless(homeless)
         except ServingError as error:
             if time.monotonic() < until_s:
-                self._retry_later(ticket, lost, requests, until_s)
+                self._retry_later(homeless, until_s)
                 return
             self.abort(ticket.request.request_id)
             self._give(ticket.progress.failure(OutputError(code=error.code, message=error.message)))

@@ -13,9 +13,9 @@ from attendant_server.gateway import validation
 from attendant_server.gateway.calls import ActiveCall
 from attendant_server.gateway.prompts import encode_prompts, param_at
 from attendant_server.gateway.requests import ClassifyRequest, EmbedRequest
-from attendant_server.gateway.results import Classification, ClassifyResult, EmbedResult, Usage
+from attendant_server.gateway.results import Classification, ClassifyResult, EmbedResult, Receipt, Usage
 from attendant_server.gateway.served_model import ServedModel
-from attendant_server.gateway.toolbox import Toolbox, make_receipt
+from attendant_server.gateway.toolbox import Toolbox
 
 MAX_IN_FLIGHT = 128
 """Inputs of one call on engines at once: enough to fill batches, and room for others beside a long list."""
@@ -57,7 +57,7 @@ class Pooling:
             model=model.name,
             vectors=tuple(cut(vector, request.dimensions, normalize=is_normalized) for vector in vectors),
             usage=usage,
-            receipt=make_receipt(info),
+            receipt=Receipt.of(info),
         )
 
     async def classify(self, model: ServedModel, request: ClassifyRequest, call: ActiveCall) -> ClassifyResult:
@@ -83,7 +83,7 @@ class Pooling:
             model=model.name,
             data=tuple(judge(idx, row, info.labels, multi_label=is_multi_label) for idx, row in enumerate(logits)),
             usage=usage,
-            receipt=make_receipt(info),
+            receipt=Receipt.of(info),
         )
 
     async def _run(

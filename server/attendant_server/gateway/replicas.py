@@ -7,17 +7,14 @@ from collections.abc import Iterable
 
 from attendant_engine.types import ModelInfo
 from attendant_server.errors import ServingError
+from attendant_server.gateway.results import Receipt
 from attendant_server.link.base import ReplicaLink
 
 NOT_READY_RETRY_AFTER_S = 1.0
 
 
 def _answers_like(info: ModelInfo | None, other: ModelInfo) -> bool:
-    return info is not None and _what_fixes_an_answer(info) == _what_fixes_an_answer(other)
-
-
-def _what_fixes_an_answer(info: ModelInfo) -> tuple[str, ...]:
-    return (info.digest, info.engine_version, info.dtype, info.device_kind, info.quantization, info.kernels)
+    return info is not None and Receipt.of(info) == Receipt.of(other)
 
 
 class ReplicaSet:

@@ -1,7 +1,9 @@
 """The tasks' results, once for every transport: what the gateway found, in no wire's shape."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
+
+from attendant_engine.types import ModelInfo
 
 FinishReason = Literal["stop", "length"]
 
@@ -22,7 +24,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What fixed the answer."""
+    """What fixed the answer: where all of it is the same, the tokens are the same again."""
 
     model_digest: str
     engine_version: str
@@ -31,6 +33,19 @@ class Receipt:
     seed: int | None = None
     quantization: str = "none"
     kernels: str = "torch"
+
+    @classmethod
+    def of(cls, info: ModelInfo, seed: int | None = None) -> Self:
+        """Say it of a loaded model."""
+        return cls(
+            model_digest=info.digest,
+            engine_version=info.engine_version,
+            dtype=info.dtype,
+            device_kind=info.device_kind,
+            seed=seed,
+            quantization=info.quantization,
+            kernels=info.kernels,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ An object and not a generator, because what it holds must be given back even whe
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
 
+from attendant_engine.types import ModelInfo
 from attendant_server.gateway.calls import ActiveCall
 from attendant_server.gateway.generation import Generation, OutputPiece
 from attendant_server.gateway.interface import StreamItem
@@ -17,11 +17,11 @@ from attendant_server.gateway.results import CompletionDelta, Receipt, StreamEnd
 class CompletionStream:
     """Yields ``CompletionDelta`` and, last, ``StreamEnd``. Ends its call at the end, on an error, on ``aclose`` and when dropped."""
 
-    def __init__(self, generation: Generation, call: ActiveCall, *, num_each: int, make_receipt: Callable[[int | None], Receipt]) -> None:
+    def __init__(self, generation: Generation, call: ActiveCall, *, num_each: int, info: ModelInfo) -> None:
         self._generation = generation
         self._call = call
         self._num_each = num_each
-        self._make_receipt = make_receipt
+        self._info = info
         self._ready: deque[StreamItem] = deque()
         self._is_over = False
         self._loop = asyncio.get_running_loop()
@@ -63,7 +63,7 @@ class CompletionStream:
         usage = self._call.usage = self._generation.usage
         self._ready.extend(self._delta(piece) for piece in pieces)
         if not pieces:
-            receipt = self._make_receipt(self._generation.seed)
+            receipt = Receipt.of(self._info, self._generation.seed)
             self._ready.append(StreamEnd(usage=usage, receipt=receipt, timing=self._generation.timing))
             self._finish(None)
 

@@ -3,10 +3,8 @@
 from dataclasses import dataclass, field
 from functools import partial
 
-from attendant_engine.types import ModelInfo
 from attendant_server.gateway.calls import ActiveCall
 from attendant_server.gateway.in_flight import Affinity, InFlight, RequestIds
-from attendant_server.gateway.results import Receipt
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.gateway.text_pool import TextPool
 from attendant_server.metrics import GatewayMetrics
@@ -25,16 +23,3 @@ class Toolbox:
         in_flight = InFlight(model.replicas, affinity=affinity, on_failover=partial(self.metrics.failed_over, model.name))
         call.hold(in_flight.close)
         return in_flight
-
-
-def make_receipt(info: ModelInfo, seed: int | None = None) -> Receipt:
-    """Say what fixes the answers of a model."""
-    return Receipt(
-        model_digest=info.digest,
-        engine_version=info.engine_version,
-        dtype=info.dtype,
-        device_kind=info.device_kind,
-        seed=seed,
-        quantization=info.quantization,
-        kernels=info.kernels,
-    )

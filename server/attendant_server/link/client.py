@@ -25,8 +25,10 @@ from attendant_server.link.sinks import SinkTable
 WINDOW = 4
 """Step messages on their way; one hides the round trip, four ride out a busy moment (measured: gateway and link design)."""
 
-HEARTBEAT_LIMIT_S = 1.0
-LOOKS_PER_LIMIT = 4
+HEARTBEAT_LIMIT_S = 2.0
+"""Eight heartbeats. At one second, replicas on cores that other work took too were given up and came back again and again."""
+
+LOOKS_PER_LIMIT = 8
 MIN_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 2.0
 LOST_TEXT = "the replica that worked on this request was lost; try again"

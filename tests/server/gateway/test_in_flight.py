@@ -174,6 +174,28 @@ async def test_where_replicas_are_replaced_what_was_lost_waits_for_the_next() ->
     assert flight.num_open == 0
 
 
+async def test_where_replicas_are_replaced_a_new_request_waits_too() -> None:
+    gone, next_one = FakeLink(replica_id="r0"), FakeLink(replica_id="r1")
+    gone.is_up = False
+    replicas = ReplicaSet("tiny", [gone], replacement_s=10.0)
+    affinity = Affinity(home=gone)
+    flight = InFlight(replicas, affinity=affinity)
+    flight.submit(_request("a"))
+    next_one.answer = lambda request: [SequenceOutput(request_id=request.request_id, token_ids=(8,), finish_reason="length")]
+    replicas.update([next_one])
+    assert _tokens(await flight.take(_deadline())) == [("a", (8,))]
+    assert (flight.num_open, affinity.home) == (0, next_one)
+
+
+async def test_where_nobody_replaces_them_a_new_request_is_refused_at_once() -> None:
+    gone = FakeLink()
+    gone.is_up = False
+    flight = InFlight(ReplicaSet("tiny", [gone]))
+    with pytest.raises(ServingError, match="no replica ready"):
+        flight.submit(_request("a"))
+    assert flight.num_open == 0
+
+
 async def test_a_replacement_that_does_not_come_in_time_is_not_waited_for() -> None:
     link = FakeLink()
     replicas = ReplicaSet("tiny", [link], replacement_s=0.1)
