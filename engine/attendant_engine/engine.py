@@ -77,12 +77,13 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
     if num_torch_threads is not None:
         torch.set_num_threads(num_torch_threads)  # of this thread, which is the one that steps
     engine = Engine(model, describe_model(model, plan, path=path, name=name), plan.config, num_blocks=plan.num_blocks)
-    engine.warm_up()
+    full_step_s = engine.warm_up()
     engine.load_stats = LoadStats(
         phase_s={"config": planned_s - started_s, "weights": loaded_s - planned_s, "warmup": time.perf_counter() - loaded_s},
         weight_bytes=model.load_stats.weight_bytes,
         kv_cache_bytes=plan.kv_cache_bytes,
         num_blocks=plan.num_blocks,
+        full_step_s=full_step_s,
     )
     return engine
 
@@ -99,6 +100,7 @@ class Engine:
     ) -> None:
         assert config.max_batch_tokens is not None and config.max_num_seqs is not None, "the configuration is not resolved"
         self.info = info
+        self._max_batch_tokens = config.max_batch_tokens
         self.load_stats = load_stats or LoadStats()
         self._blocks: BlockManager | None = None
         cache: CacheTensors | None = None
@@ -196,13 +198,15 @@ class Engine:
         self._ended_between_steps = []
         return tuple(outputs)
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> float:
         """Compute one short request of each kind that the model and its adapters serve, so that no caller pays for what happens once.
 
-        Raises ``CheckpointError`` for a model that fails even so.
+        Returns the seconds that a full step would have taken at the slowest one's rate. Raises ``CheckpointError`` for a model
+        that fails even so.
         """
         kinds: list[tuple[Task, str | None]] = [(task, None) for task in self.info.tasks]
         kinds += [(task, adapter.name) for adapter in self.info.adapters for task in adapter.tasks]
+        full_step_s = 0.0
         for task, adapter_name in kinds:
             prompt = (0,) * min(_NUM_WARM_UP_TOKENS, self.info.max_model_len - 1)
             if task == "completion" and prompt:
@@ -213,10 +217,14 @@ class Engine:
                     PoolingRequest(request_id=_WARM_UP_ID, prompt_token_ids=(0, *prompt), task=task, pooling="mean", adapter=adapter_name)
                 )
             while self.has_work:
-                if any(output.error is not None for output in self.step().outputs):
+                step = self.step()
+                if any(output.error is not None for output in step.outputs):
                     raise CheckpointError("The model fails on its first request; its weights or this build are damaged.")
+                if step.stats.num_prompt_tokens:
+                    full_step_s = max(full_step_s, step.stats.step_s * self._max_batch_tokens / step.stats.num_prompt_tokens)
         self.reset_prefix_cache()
         self._step_indices = count()
+        return full_step_s
 
     def reset_prefix_cache(self) -> None:
         """Forget every prompt that no running sequence holds."""

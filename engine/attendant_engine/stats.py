@@ -39,9 +39,13 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadStats:
-    """Seconds each phase of loading took (``config``, ``weights``, ``warmup``), and what it planned."""
+    """Seconds each phase of loading took (``config``, ``weights``, ``warmup``), and what it planned.
+
+    ``full_step_s``: what a step of all the tokens that one may take costs, in seconds, as the first requests let expect.
+    """
 
     phase_s: dict[str, float] = field(default_factory=dict)
     weight_bytes: int = 0
     kv_cache_bytes: int = 0
     num_blocks: int = 0
+    full_step_s: float = 0.0

@@ -41,7 +41,8 @@ class EngineWorker:
 
     ``on_step`` receives every step's output, and refusals: mostly on the worker's thread, but a refusal at the door on
     the submitter's. ``on_state`` receives each new state. Both must be quick and thread-safe; what they raise is logged.
-    ``step_counter`` grows with every step and every idle tick, so a watcher sees a thread that hangs.
+    ``last_step_monotonic_s`` moves with every step and every idle tick, so a watcher sees a thread that hangs;
+    ``slowest_step_s`` is what a step has taken at most, or may be expected to.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class EngineWorker:
         self._last_stats = StepStats(step_index=0)
         self.engine: Engine | None = None
         self.load_error: EngineError | None = None
-        self.step_counter = 0
+        self.slowest_step_s = 0.0
         self.last_step_monotonic_s = time.monotonic()
 
     @property
@@ -123,6 +124,7 @@ class EngineWorker:
         if self.engine is None:
             self._enter("failed")
             return
+        self.slowest_step_s = self.engine.load_stats.full_step_s
         self._enter("ready")
         try:
             while self._wait_for_work():
@@ -157,6 +159,7 @@ class EngineWorker:
         if engine.has_work:
             step = engine.step()
             self._last_stats = step.stats
+            self.slowest_step_s = max(self.slowest_step_s, step.stats.step_s)
             self._call(self._on_step, replace(step, outputs=(*refusals, *step.outputs)) if refusals else step)
         elif refusals:
             self._deliver(tuple(refusals))
@@ -191,7 +194,6 @@ class EngineWorker:
             self._call(self._on_state, state)
 
     def _tick(self) -> None:
-        self.step_counter += 1
         self.last_step_monotonic_s = time.monotonic()
 
     def _deliver(self, outputs: tuple[EngineOutput, ...]) -> None:

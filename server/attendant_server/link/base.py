@@ -6,21 +6,32 @@ runs on the gateway's event loop.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from attendant_engine.types import EngineOutput, EngineRequest, ModelInfo
 
 OutputSink = Callable[[EngineOutput], None]
 """Receives each output of one request, on the event loop; the last one of each sequence has a finish reason or an error."""
 
-HANG_LIMIT_S = 30.0
-"""An engine thread without a sign of life for this long is taken for hung; a long prompt's step on a slow CPU takes seconds."""
+_LEAST_HANG_LIMIT_S = 3.5
+_MOST_HANG_LIMIT_S = 30.0
+_SLOW_STEPS = 4  # attention to a long context, or cores that others take too, make a step slower than any before it
 
-NOT_READY_TEXTS = {
+
+ReplicaState = Literal["loading", "ready", "failed", "draining", "stopped", "hung"]
+
+
+def hang_limit_s(slowest_step_s: float) -> float:
+    """Return after how long without a sign of life an engine thread is taken for hung, given its slowest step so far."""
+    return min(_LEAST_HANG_LIMIT_S + _SLOW_STEPS * slowest_step_s, _MOST_HANG_LIMIT_S)
+
+
+NOT_READY_TEXTS: dict[str, str] = {
     "loading": "the model is still loading",
     "failed": "the model could not be loaded or its engine has failed",
     "draining": "the replica is draining",
     "stopped": "the replica has stopped",
+    "hung": "the replica's engine has given no sign of life for too long",
 }
 
 

@@ -1,7 +1,7 @@
 """The gateway's end of the link: one engine replica across a gRPC stream of its own.
 
-It reconnects for as long as it lives. A replica that falls silent, or whose engine thread stands still, is not ready,
-and its live requests end with ``not_ready`` so that they can go elsewhere.
+It reconnects for as long as it lives. A replica that falls silent, or says that its engine thread stands still, is not
+ready, and its live requests end with ``not_ready`` so that they can go elsewhere.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from attendant.link.v1 import link_pb2_grpc
 from attendant_engine.types import EngineRequest, GenerationRequest, ModelInfo
 from attendant_server.errors import ServingError
 from attendant_server.link import convert
-from attendant_server.link.base import HANG_LIMIT_S, NOT_READY_TEXTS, OutputSink, ReplicaLoad
+from attendant_server.link.base import NOT_READY_TEXTS, OutputSink, ReplicaLoad
 from attendant_server.link.server import CHANNEL_OPTIONS
 from attendant_server.link.sinks import SinkTable
 
@@ -50,13 +50,11 @@ class LinkClient:
         gateway_id: str = "",
         window: int = WINDOW,
         heartbeat_limit_s: float = HEARTBEAT_LIMIT_S,
-        hang_limit_s: float = HANG_LIMIT_S,
     ) -> None:
         self._replica_id = replica_id
         self._address = address
         self._hello = pb.Hello(token=token, gateway_id=gateway_id, window=window)
         self._heartbeat_limit_s = heartbeat_limit_s
-        self._hang_limit_s = hang_limit_s
         self._sinks = SinkTable()
         # At most one entry a live request and one a recent abort; admission bounds those.
         self._outbox: deque[pb.ConnectRequest] = deque()
@@ -67,7 +65,6 @@ class LinkClient:
         self._metrics_text = b""
         self._is_welcomed = False
         self._was_heard = False
-        self._stood_still_s = 0.0
         self._is_closed = False
         self._task = asyncio.ensure_future(self._run())
 
@@ -82,14 +79,9 @@ class LinkClient:
         return self._info
 
     @property
-    def is_hung(self) -> bool:
-        """True when the replica answers but its engine thread stands still."""
-        return self._stood_still_s >= self._hang_limit_s
-
-    @property
     def is_ready(self) -> bool:
         """Connected, loaded, not draining, and its engine thread moving."""
-        return self._is_welcomed and self._heartbeat is not None and self._heartbeat.state == "ready" and not self.is_hung
+        return self._is_welcomed and self._heartbeat is not None and self._heartbeat.state == "ready"
 
     @property
     def status(self) -> str:
@@ -100,8 +92,6 @@ class LinkClient:
             return NOT_READY_TEXTS["stopped"]
         if self._heartbeat is None:
             return "the replica does not answer"
-        if self.is_hung:
-            return f"the replica's engine has given no sign of life for {self._hang_limit_s:g} s"
         detail = f": {self._heartbeat.detail}" if self._heartbeat.detail else ""
         return NOT_READY_TEXTS.get(self._heartbeat.state, "the replica is starting") + detail
 
@@ -169,7 +159,6 @@ class LinkClient:
         self._is_welcomed = False
         self._heartbeat = None
         self._metrics_text = b""
-        self._stood_still_s = 0.0
         self._last_ack = None
         self._outbox.clear()
         self._sinks.fail_all(message)
@@ -213,8 +202,9 @@ class LinkClient:
         before, self._heartbeat = self._heartbeat, beat
         if beat.metrics_text:
             self._metrics_text = beat.metrics_text
-        if before is None or before.step_counter != beat.step_counter or beat.state != "ready":
-            self._stood_still_s = 0.0
+        if beat.state == "hung" and (before is None or before.state != "hung"):
+            _log.error("replica %s answers but its engine stands still", self._replica_id)
+            self._sinks.fail_all(self.status)
 
     async def _write(self, call: _Call) -> None:
         await call.write(pb.ConnectRequest(hello=self._hello))
@@ -242,9 +232,3 @@ class LinkClient:
             if num_silent >= LOOKS_PER_LIMIT:
                 _log.warning("replica %s has been silent for %g s", self._replica_id, self._heartbeat_limit_s)
                 return
-            if self._heartbeat is not None and self._heartbeat.state == "ready":
-                was_hung = self.is_hung
-                self._stood_still_s += look_s
-                if self.is_hung and not was_hung:
-                    _log.error("replica %s answers but its engine stands still", self._replica_id)
-                    self._sinks.fail_all(self.status)

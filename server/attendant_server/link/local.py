@@ -15,10 +15,13 @@ from attendant_engine.stats import StepOutput
 from attendant_engine.types import EngineRequest, ModelInfo
 from attendant_engine.worker import EngineWorker, WorkerState
 from attendant_server.errors import ServingError
-from attendant_server.link.base import HANG_LIMIT_S, NOT_READY_TEXTS, OutputSink, ReplicaLoad
+from attendant_server.link.base import NOT_READY_TEXTS, OutputSink, ReplicaLoad, ReplicaState, hang_limit_s
 from attendant_server.link.pacing import Pacer
 from attendant_server.link.sinks import SinkTable
 from attendant_server.metrics import ReplicaMetrics
+
+WATCH_S = 0.25
+"""Between two looks at the engine's thread."""
 
 
 class Worker(Protocol):
@@ -26,7 +29,7 @@ class Worker(Protocol):
 
     engine: Any
     load_error: Any
-    step_counter: int
+    slowest_step_s: float
     last_step_monotonic_s: float
 
     @property
@@ -64,12 +67,10 @@ class LocalLink:
         *,
         replica_id: str,
         metrics: ReplicaMetrics,
-        hang_limit_s: float = HANG_LIMIT_S,
         make_worker: Callable[..., Worker] = EngineWorker,
     ) -> None:
         self._replica_id = replica_id
         self._metrics = metrics
-        self._hang_limit_s = hang_limit_s
         self._loop = asyncio.get_running_loop()
         self._sinks = SinkTable()
         self._pacer = Pacer(self._sinks.dispatch, num_cores=available_cores())
@@ -100,8 +101,11 @@ class LocalLink:
         return info
 
     @property
-    def state(self) -> WorkerState:
-        """The worker's state, for a heartbeat."""
+    def state(self) -> ReplicaState:
+        """The worker's state, or that its thread stands still."""
+        since_s = time.monotonic() - self._worker.last_step_monotonic_s
+        if self._worker.state == "ready" and since_s > hang_limit_s(self._worker.slowest_step_s):
+            return "hung"
         return self._worker.state
 
     @property
@@ -110,19 +114,9 @@ class LocalLink:
         return str(self._worker.load_error) if self._worker.load_error is not None else ""
 
     @property
-    def step_counter(self) -> int:
-        """Grows while the engine thread lives."""
-        return self._worker.step_counter
-
-    @property
-    def is_hung(self) -> bool:
-        """True when the engine thread has given no sign of life for too long."""
-        return self.state == "ready" and time.monotonic() - self._worker.last_step_monotonic_s > self._hang_limit_s
-
-    @property
     def is_ready(self) -> bool:
         """Loaded, not draining, and its thread alive."""
-        return not self._is_closed and self.state == "ready" and not self.is_hung
+        return not self._is_closed and self.state == "ready"
 
     @property
     def status(self) -> str:
@@ -131,8 +125,6 @@ class LocalLink:
             return "ready"
         if self._is_closed:
             return NOT_READY_TEXTS["stopped"]
-        if self.is_hung:
-            return f"the engine has given no sign of life for {self._hang_limit_s:g} s"
         return NOT_READY_TEXTS[self.state] + (f": {self.detail}" if self.detail else "")
 
     @property
@@ -171,10 +163,10 @@ class LocalLink:
         await asyncio.to_thread(self._worker.stop, 10.0)
 
     def _keep_watch(self) -> None:
-        if self.is_hung:
+        if self.state == "hung":
             self._pacer.flush()
             self._sinks.fail_all(self.status)
-        self._watch = self._loop.call_later(min(1.0, self._hang_limit_s / 4), self._keep_watch)
+        self._watch = self._loop.call_later(WATCH_S, self._keep_watch)
 
     def _hand_over_step(self, step: StepOutput) -> None:
         """Runs on the worker's thread."""

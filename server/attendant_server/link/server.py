@@ -19,7 +19,7 @@ from attendant.link.v1 import link_pb2_grpc
 from attendant_engine.types import EngineOutput, EngineRequest, GenerationRequest, OutputError, PooledOutput, SequenceOutput
 from attendant_server.errors import ServingError
 from attendant_server.link import convert
-from attendant_server.link.base import ReplicaLink
+from attendant_server.link.base import ReplicaLink, ReplicaState
 from attendant_server.link.pending import PendingOutputs
 
 HEARTBEAT_S = 0.25
@@ -46,18 +46,13 @@ class LinkedReplica(ReplicaLink, Protocol):
     """What is served: a replica in this process that can also say how its thread is."""
 
     @property
-    def state(self) -> str:
-        """Return loading, ready, failed, draining or stopped."""
+    def state(self) -> ReplicaState:
+        """Where it is."""
         ...
 
     @property
     def detail(self) -> str:
         """Why loading failed."""
-        ...
-
-    @property
-    def step_counter(self) -> int:
-        """Grows while the engine thread lives."""
         ...
 
 
@@ -220,7 +215,6 @@ class _Session:
             self._told_idle = is_idle
             metrics_text = replica.metrics_text
         return pb.Heartbeat(
-            step_counter=replica.step_counter,
             state=replica.state,
             detail=replica.detail,
             num_running=load.num_running,

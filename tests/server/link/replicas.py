@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from attendant_server.link.base import ReplicaState
 from attendant_server.link.client import LinkClient
 from attendant_server.link.server import LinkServer
 from tests.server.fakes import FakeLink
@@ -12,20 +13,10 @@ TOKEN = "a token that only this application knows"
 
 
 class ServedFake(FakeLink):
-    """A fake replica that can also say how its thread is; ``ticks`` moves its step counter by itself."""
+    """A fake replica that can also say how its thread is."""
 
-    state = "ready"
+    state: ReplicaState = "ready"
     detail = ""
-    ticks = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._step_counter = 0
-
-    @property
-    def step_counter(self) -> int:
-        self._step_counter += self.ticks
-        return self._step_counter
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
@@ -47,9 +38,7 @@ async def served(replica: ServedFake, *, heartbeat_s: float = 0.02) -> AsyncIter
 
 
 @asynccontextmanager
-async def linked(
-    address: str, *, token: str = TOKEN, window: int = 4, heartbeat_limit_s: float = 5.0, hang_limit_s: float = 60.0
-) -> AsyncIterator[LinkClient]:
+async def linked(address: str, *, token: str = TOKEN, window: int = 4, heartbeat_limit_s: float = 5.0) -> AsyncIterator[LinkClient]:
     """Link to a replica; ready or not."""
     link = LinkClient(
         address,
@@ -58,7 +47,6 @@ async def linked(
         gateway_id="g0",
         window=window,
         heartbeat_limit_s=heartbeat_limit_s,
-        hang_limit_s=hang_limit_s,
     )
     try:
         yield link

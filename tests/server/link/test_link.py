@@ -139,14 +139,14 @@ async def test_a_silent_replica_is_not_ready_within_the_heartbeat_limit() -> Non
 async def test_an_engine_that_stands_still_under_a_live_server_is_not_ready_until_it_moves() -> None:
     replica = ServedFake()
     got: list[EngineOutput] = []
-    async with served(replica) as (_, address), linked(address, heartbeat_limit_s=0.4, hang_limit_s=0.3) as link:
+    async with served(replica) as (_, address), linked(address) as link:
         await until(lambda: link.is_ready)
         link.submit(_request("a"), got.append)
-        replica.ticks = False
+        replica.state = "hung"
         await until(lambda: bool(got))
         assert _codes(got) == ["not_ready"]
         assert "no sign of life" in link.status
-        replica.ticks = True
+        replica.state = "ready"
         await until(lambda: link.is_ready)
 
 

@@ -35,7 +35,7 @@ class FakeWorker:
     ) -> None:
         self.engine: Any = None
         self.load_error: Any = None
-        self.step_counter = 0
+        self.slowest_step_s = 0.01
         self.last_step_monotonic_s = time.monotonic()
         self.state: WorkerState = "loading"
         self.submitted: list[EngineRequest] = []
@@ -74,7 +74,7 @@ def _no_load() -> Engine:
     raise AssertionError("the fake worker loads nothing")
 
 
-def _link(hang_limit_s: float = 30.0) -> tuple[LocalLink, FakeWorker, ReplicaMetrics]:
+def _link() -> tuple[LocalLink, FakeWorker, ReplicaMetrics]:
     workers: list[FakeWorker] = []
 
     def make(*args: Any, **kwargs: Any) -> FakeWorker:
@@ -82,7 +82,7 @@ def _link(hang_limit_s: float = 30.0) -> tuple[LocalLink, FakeWorker, ReplicaMet
         return workers[-1]
 
     metrics = ReplicaMetrics(model="tiny", replica="r0")
-    link = LocalLink(_no_load, replica_id="r0", metrics=metrics, hang_limit_s=hang_limit_s, make_worker=make)
+    link = LocalLink(_no_load, replica_id="r0", metrics=metrics, make_worker=make)
     link.start()
     return link, workers[0], metrics
 
@@ -146,16 +146,29 @@ async def test_after_an_abort_nothing_more_comes_and_the_worker_knows() -> None:
 
 @pytest.mark.parametrize("end", ["failed", "close", "hang"])
 async def test_whatever_ends_the_engine_no_request_just_hangs(end: str) -> None:
-    link, worker, _ = _link(hang_limit_s=0.05 if end == "hang" else 30.0)
+    link, worker, _ = _link()
     worker.enter("ready")
-    worker.last_step_monotonic_s = time.monotonic()
     got: list[EngineOutput] = []
     link.submit(REQUEST, got.append)
     if end == "failed":
         worker.enter("failed")
     elif end == "close":
         await link.close()
+    else:
+        worker.last_step_monotonic_s -= 4.0
     await until(lambda: bool(got))
     assert [output.error.code for output in got if output.error is not None] == ["not_ready"]
     assert not link.is_ready
+    await link.close()
+
+
+async def test_a_replica_whose_steps_are_slow_is_given_longer() -> None:
+    link, worker, _ = _link()
+    worker.enter("ready")
+    worker.slowest_step_s = 2.0
+    worker.last_step_monotonic_s -= 4.0
+    assert link.is_ready
+    worker.last_step_monotonic_s -= 8.0
+    assert (link.is_ready, link.state) == (False, "hung")
+    assert "no sign of life" in link.status
     await link.close()

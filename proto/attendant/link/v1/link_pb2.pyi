@@ -906,17 +906,14 @@ class Heartbeat(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    STEP_COUNTER_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     NUM_RUNNING_FIELD_NUMBER: _builtins.int
     NUM_WAITING_FIELD_NUMBER: _builtins.int
     KV_CACHE_USAGE_RATIO_FIELD_NUMBER: _builtins.int
     METRICS_TEXT_FIELD_NUMBER: _builtins.int
-    step_counter: _builtins.int
-    """Rises while the engine thread lives; a stopped one is hung."""
     state: _builtins.str
-    """loading, ready, failed, draining or stopped."""
+    """loading, ready, failed, draining, stopped, or hung: the engine's thread stands still."""
     detail: _builtins.str
     """Why loading failed."""
     num_running: _builtins.int
@@ -930,7 +927,6 @@ class Heartbeat(_message.Message):
     def __init__(
         self,
         *,
-        step_counter: _builtins.int = ...,
         state: _builtins.str = ...,
         detail: _builtins.str = ...,
         num_running: _builtins.int = ...,
@@ -940,7 +936,7 @@ class Heartbeat(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "metrics_text", b"metrics_text", "num_running", b"num_running", "num_waiting", b"num_waiting", "state", b"state", "step_counter", b"step_counter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "metrics_text", b"metrics_text", "num_running", b"num_running", "num_waiting", b"num_waiting", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
