@@ -76,7 +76,7 @@ def _check_output(command: str, output: str) -> None:
     elif " classify " in command:
         assert re.match(r"\w+\s+0\.\d+\s+\(.*\)$", output)
     elif " models" in command:
-        assert all(name in output for name in ("stories260k", "tiny-encoder", "tiny-classifier"))
+        assert all(name in output for name in ("stories260k", "attendant-minilm", "attendant-minilm-sentiment"))
     elif " bench " in command:
         rows = [line.split() for line in output.splitlines() if re.search(r"\b32\b.*\b0\b", line)]
         assert [row[1] for row in rows] == ["1", "16"], "a row for each number of callers, and no request failed"
