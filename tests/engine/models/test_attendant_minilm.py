@@ -48,10 +48,9 @@ def test_plain_cases_get_the_labels_that_they_should_in_one_batch_with_embedding
     labels = {adapter.name: adapter.labels for adapter in engine.info.adapters}
     assert {name: len(found) for name, found in labels.items()} == {"sentiment": 2, "topic": 10, "intent": 151}
     requests = [
-        PoolingRequest(
-            request_id=str(number), prompt_token_ids=tokenizer.encode(text, add_special_tokens=True).ids, task="classification", adapter=name
-        )
+        PoolingRequest(request_id=str(number), prompt_token_ids=ids, task="classification", adapter=name)
         for number, (name, text, _) in enumerate(CASES)
+        for ids in [tokenizer.encode(text, add_special_tokens=True).ids]
     ]
     vector = PoolingRequest(request_id="vector", prompt_token_ids=requests[0].prompt_token_ids, task="embedding")
     answers = run_all(engine, vector, *requests).pooled
