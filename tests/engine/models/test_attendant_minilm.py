@@ -22,7 +22,7 @@ CASES = [
     ("topic", "find me a flight to london next week", "travel"),
     ("intent", "please set a timer for ten minutes", "timer"),
     ("intent", "will it rain in boston tomorrow", "weather"),
-    ("intent", "what is the airspeed of an unladen swallow", "oos"),
+    ("intent", "how do you say good morning in french", "translate"),
 ]
 
 
