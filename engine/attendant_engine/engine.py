@@ -14,18 +14,18 @@ import torch
 from attendant_engine.block_manager import BlockManager
 from attendant_engine.cache.tensors import CacheTensors
 from attendant_engine.config import EngineConfig
+from attendant_engine.deadlines import DEADLINE_PASSED, Deadlines
 from attendant_engine.decoding.speculation import Speculator
 from attendant_engine.description import describe_model
-from attendant_engine.errors import CheckpointError, InvalidRequestError
+from attendant_engine.errors import CheckpointError, DeadlineError, InvalidRequestError
 from attendant_engine.models.base import LoadedModel
 from attendant_engine.models.native import NativeTrunk
-from attendant_engine.outputs import aborted_outputs, final_output, finish_reason, pooled_output, token_output
+from attendant_engine.outputs import aborted_outputs, failed_outputs, final_output, finish_reason, pooled_output, token_output
 from attendant_engine.plan import cache_dtype, plan_model
 from attendant_engine.runner import Runner
 from attendant_engine.scheduler import Scheduler
 from attendant_engine.sequence import (
     GenerationState,
-    PoolingResult,
     PoolingState,
     ScheduledStep,
     Sequence,
@@ -130,6 +130,7 @@ class Engine:
             model, max_model_len=info.max_model_len, max_cache_tokens=0 if self._blocks is None else self._blocks.max_tokens
         )
         self._requests: dict[str, GenerationState | PoolingState] = {}
+        self._deadlines = Deadlines()
         self._ended_between_steps: list[EngineOutput] = []
         self._arrivals = count()
         self._step_indices = count()
@@ -148,29 +149,28 @@ class Engine:
     def add_request(self, request: EngineRequest) -> None:
         """Queue ``request``.
 
-        Raises ``InvalidRequestError`` and its kinds for what cannot be served, ``QueueFullError`` for what cannot be served now.
+        Raises ``InvalidRequestError`` and its kinds for what cannot be served, ``QueueFullError`` for what cannot be served now,
+        ``DeadlineError`` for what is too late.
         """
+        if request.deadline_s is not None and request.deadline_s <= time.monotonic():
+            raise DeadlineError(DEADLINE_PASSED.message)
         if request.request_id in self._requests:
             raise InvalidRequestError(f"A request {request.request_id!r} is in flight already; choose another id.", param="request_id")
         state = self._new_generation(request) if isinstance(request, GenerationRequest) else self._new_pooling(request)
         self._scheduler.add(state)
         self._requests[request.request_id] = state
+        self._deadlines.add(state)
 
     def abort(self, request_id: str) -> None:
         """End a request now; its blocks are free on return and the next step reports it. An unknown id is no error: it has ended."""
-        state = self._requests.pop(request_id, None)
-        if state is None:
-            return
-        self._ended_between_steps += aborted_outputs(state, time.monotonic())
-        if isinstance(state, PoolingState):
-            self._scheduler.finish_pooling(state)
-        else:
-            for sequence in state.unfinished:
-                self._scheduler.finish(sequence)
+        state = self._requests.get(request_id)
+        if state is not None:
+            self._end(state, aborted_outputs(state, time.monotonic()))
 
     def step(self) -> StepOutput:
         """Advance every sequence that has its turn by one token or one chunk of its prompt."""
         started_s = time.monotonic()
+        self._end_expired(started_s)
         scheduled = self._scheduler.schedule(started_s)
         scheduled_s = time.monotonic()
         result = self._runner.run(scheduled)
@@ -190,10 +190,7 @@ class Engine:
         now_s = time.monotonic()
         outputs = self._ended_between_steps
         for state in self._requests.values():
-            if isinstance(state, PoolingState):
-                outputs.append(pooled_output(PoolingResult(state, error=error)))
-            else:
-                outputs += [final_output(sequence, "error", now_s, error) for sequence in state.unfinished]
+            outputs += failed_outputs(state, now_s, error)
         self._requests.clear()
         self._ended_between_steps = []
         return tuple(outputs)
@@ -238,6 +235,20 @@ class Engine:
         queued = [sequence for sequence in live if sequence.status is not SequenceStatus.UNFORKED]
         num_pooling = sum(1 for state in self._requests.values() if isinstance(state, PoolingState))
         assert len(queued) + num_pooling == self._scheduler.num_running + self._scheduler.num_waiting, "a sequence was lost"
+
+    def _end(self, state: GenerationState | PoolingState, outputs: list[EngineOutput]) -> None:
+        """Forget a request and free its blocks; the next step reports ``outputs`` of it."""
+        del self._requests[state.request_id]
+        self._ended_between_steps += outputs
+        if isinstance(state, PoolingState):
+            self._scheduler.finish_pooling(state)
+        else:
+            for sequence in state.unfinished:
+                self._scheduler.finish(sequence)
+
+    def _end_expired(self, now_s: float) -> None:
+        for state in self._deadlines.pop_due(now_s, self._requests):
+            self._end(state, failed_outputs(state, now_s, DEADLINE_PASSED))
 
     def _new_generation(self, request: GenerationRequest) -> GenerationState:
         params = request.params

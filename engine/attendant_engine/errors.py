@@ -12,10 +12,11 @@ class EngineError(Exception):
 
     code: ClassVar[str] = "server_error"
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_s = retry_after_s
 
 
 class InvalidRequestError(EngineError):
@@ -40,6 +41,12 @@ class QueueFullError(EngineError):
     """The engine's bounded queue is full; try again later."""
 
     code = "queue_full"
+
+
+class DeadlineError(EngineError):
+    """The request's deadline has passed, or would before it could be answered."""
+
+    code = "deadline_exceeded"
 
 
 class NotReadyError(EngineError):

@@ -4,7 +4,7 @@ Stop strings are not known here: the gateway, which has the text, matches them a
 """
 
 from attendant_engine.sequence import GenerationState, PoolingResult, PoolingState, SampledToken, Sequence
-from attendant_engine.types import FinishReason, OutputError, PooledOutput, SequenceOutput, TokenLogprobs
+from attendant_engine.types import EngineOutput, FinishReason, OutputError, PooledOutput, SequenceOutput, TokenLogprobs
 
 ABORTED = OutputError(code="cancelled", message="The request was cancelled.")
 """What a cancelled pooling request ends with; a generation has a finish reason for it."""
@@ -53,11 +53,18 @@ def pooled_output(result: PoolingResult) -> PooledOutput:
     )
 
 
-def aborted_outputs(state: GenerationState | PoolingState, now_s: float) -> list[SequenceOutput | PooledOutput]:
+def aborted_outputs(state: GenerationState | PoolingState, now_s: float) -> list[EngineOutput]:
     """Report that somebody no longer wants what is left of a request; call it before its sequences are finished."""
     if isinstance(state, PoolingState):
         return [pooled_output(PoolingResult(state, error=ABORTED))]
     return [final_output(sequence, "abort", now_s) for sequence in state.unfinished]
+
+
+def failed_outputs(state: GenerationState | PoolingState, now_s: float, error: OutputError) -> list[EngineOutput]:
+    """Report that what is left of a request ends with ``error``; call it before its sequences are finished."""
+    if isinstance(state, PoolingState):
+        return [pooled_output(PoolingResult(state, error=error))]
+    return [final_output(sequence, "error", now_s, error) for sequence in state.unfinished]
 
 
 def _report(

@@ -55,6 +55,9 @@ class GenerationRequest:
     A sequence that another replica has begun goes on here: ``index`` is its own in the request that it came from, and
     ``output_token_ids`` are what it has generated, which count as output and are not reported again. With the seed that
     was reported there, the tokens that follow are the ones that would have followed there.
+
+    ``deadline_s`` on ``time.monotonic``'s clock of this process: past it the request ends with deadline_exceeded.
+    ``tenant`` is who it is computed for, opaque here, ``tenant_weight`` the tenant's share beside other tenants'.
     """
 
     request_id: str
@@ -65,6 +68,9 @@ class GenerationRequest:
     output_token_ids: Sequence[int] = ()
     priority: int = 0
     cache_salt: str = ""
+    deadline_s: float | None = None
+    tenant: str = ""
+    tenant_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +79,7 @@ class PoolingRequest:
 
     ``token_type_ids`` are BERT's segments, None for all zero. ``pooling`` None takes the model's own.
     ``normalize`` None takes the model's own; it is ignored by classification. ``adapter`` names the one to compute with.
+    ``deadline_s``, ``tenant`` and ``tenant_weight`` as in ``GenerationRequest``.
     """
 
     request_id: str
@@ -83,6 +90,9 @@ class PoolingRequest:
     normalize: bool | None = None
     priority: int = 0
     adapter: str | None = None
+    deadline_s: float | None = None
+    tenant: str = ""
+    tenant_weight: float = 1.0
 
 
 EngineRequest = GenerationRequest | PoolingRequest
@@ -100,11 +110,12 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputError:
-    """Why a request ended without an answer; ``code`` is that of ``errors``."""
+    """Why a request ended without an answer; ``code`` is that of ``errors``, ``retry_after_s`` when another try may do better."""
 
     code: str
     message: str
     param: str | None = None
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

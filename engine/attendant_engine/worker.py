@@ -230,7 +230,7 @@ def _try_to_add(engine: Engine, request: EngineRequest) -> EngineError | None:
 
 def _refused(request: EngineRequest, error: EngineError) -> list[EngineOutput]:
     """Answer every sequence of a request that never began."""
-    reason = OutputError(code=error.code, message=error.message, param=error.param)
+    reason = OutputError(code=error.code, message=error.message, param=error.param, retry_after_s=error.retry_after_s)
     if not isinstance(request, GenerationRequest):
         return [PooledOutput(request_id=request.request_id, error=reason)]
     indices = range(min(max(request.n, 1), MAX_SEQUENCES))

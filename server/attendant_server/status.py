@@ -53,7 +53,7 @@ class ErrorView:
     """An error as a caller may see it: plain, safe text and every transport's terms for it.
 
     ``violations`` has one entry a field at fault (for gRPC's ``BadRequest``); ``message`` and ``param`` are of the first.
-    ``retry_after_s`` is set exactly when ``is_retryable`` is.
+    ``retry_after_s`` is set when ``is_retryable`` is, and where an error says of itself when to come back.
     """
 
     code: str
@@ -81,7 +81,7 @@ def view_error(error: BaseException, *, request_type: type[BaseModel] | None = N
     if isinstance(error, ServingError):
         return make_view(error.code, error.message, param=error.param, retry_after_s=error.retry_after_s)
     if isinstance(error, EngineError):
-        return make_view(error.code, error.message, param=error.param)
+        return make_view(error.code, error.message, param=error.param, retry_after_s=error.retry_after_s)
     if isinstance(error, ValidationError):
         return view_violations(violations_of(error.errors(include_url=False), request_type))
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
@@ -115,7 +115,7 @@ def make_view(
         openai_type=status.openai_type,
         grpc_code=status.grpc_code,
         is_retryable=status.is_retryable,
-        retry_after_s=(DEFAULT_RETRY_AFTER_S if retry_after_s is None else retry_after_s) if status.is_retryable else None,
+        retry_after_s=DEFAULT_RETRY_AFTER_S if retry_after_s is None and status.is_retryable else retry_after_s,
         violations=violations,
     )
 

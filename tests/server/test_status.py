@@ -40,7 +40,7 @@ def test_the_table_is_the_contracts(code: str, http_status: int, grpc_code: grpc
 
 
 @pytest.mark.parametrize("code", list(STATUS_TABLE))
-def test_a_time_to_come_back_goes_with_what_may_be_retried_and_nothing_else(code: str) -> None:
+def test_a_time_to_come_back_goes_with_what_may_be_retried_unless_the_error_says_otherwise(code: str) -> None:
     view = make_view(code, "m")
     assert (view.retry_after_s is not None) == view.is_retryable == (code in ("queue_full", "not_ready"))
     assert view.forbids_retry == (code == "deadline_exceeded")
@@ -49,6 +49,8 @@ def test_a_time_to_come_back_goes_with_what_may_be_retried_and_nothing_else(code
 def test_our_own_errors_keep_their_words() -> None:
     view = view_error(ServingError("queue_full", "the queue is full", retry_after_s=4.0))
     assert (view.code, view.message, view.retry_after_s) == ("queue_full", "The queue is full.", 4.0)
+    late = view_error(ServingError("deadline_exceeded", "too much waits", retry_after_s=4.0))
+    assert (late.code, late.retry_after_s, late.forbids_retry) == ("deadline_exceeded", 4.0, True)
     engine = view_error(engine_errors.ContextLengthError("too long", param="prompt"))
     assert (engine.code, engine.param, engine.http_status) == ("context_length_exceeded", "prompt", 400)
     assert [violation.param for violation in engine.violations] == ["prompt"]

@@ -6,8 +6,10 @@ A refused call costs nothing but its refusal. Times are seconds on ``time.monoto
 import asyncio
 import time
 from collections.abc import Awaitable
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from attendant_engine.types import EngineRequest
 from attendant_server.errors import ServingError
 
 RETRY_AFTER_S = 1.0
@@ -58,6 +60,19 @@ class Permit:
         admission, self._admission = self._admission, None
         if admission is not None:
             admission._give_back()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On what terms engines work for a call: until when (``time.monotonic``'s clock), and for whom with what weight."""
+
+    deadline_s: float | None = None
+    tenant: str = ""
+    tenant_weight: float = 1.0
+
+    def apply(self, request: EngineRequest) -> EngineRequest:
+        """Return the request on these terms."""
+        return replace(request, deadline_s=self.deadline_s, tenant=self.tenant, tenant_weight=self.tenant_weight)
 
 
 class Deadline:

@@ -84,7 +84,7 @@ class ActiveCall:
 def as_serving_error(error: BaseException | None, call: CallContext) -> BaseException | None:
     """Return the ``ServingError`` for anything that went wrong; cancellations and process exits stay what they are."""
     if isinstance(error, EngineError):
-        return ServingError(cast(ErrorCode, error.code), error.message, param=error.param)
+        return ServingError(cast(ErrorCode, error.code), error.message, param=error.param, retry_after_s=error.retry_after_s)
     if isinstance(error, Exception) and not isinstance(error, ServingError):
         return ServingError("server_error", view_error(error, request_id=call.request_id).message)
     return error

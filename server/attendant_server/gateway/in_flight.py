@@ -16,7 +16,7 @@ from functools import partial
 
 from attendant_engine.types import EngineOutput, EngineRequest, ModelInfo, OutputError, SequenceOutput
 from attendant_server.errors import ServingError
-from attendant_server.gateway.admission import Deadline
+from attendant_server.gateway.admission import Deadline, Terms
 from attendant_server.gateway.moving import Progress
 from attendant_server.gateway.replicas import ReplicaSet
 from attendant_server.link.base import ReplicaLink
@@ -83,11 +83,19 @@ class _Homeless:
 class InFlight:
     """What one call has running on engines. Ends with ``close``, which aborts whatever is still running.
 
-    ``affinity`` may be shared by several of these. ``on_failover`` is called for each request that was moved.
+    ``terms`` are the call's. ``affinity`` may be shared by several of these. ``on_failover`` is called for each request that was moved.
     """
 
-    def __init__(self, replicas: ReplicaSet, *, affinity: Affinity | None = None, on_failover: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        replicas: ReplicaSet,
+        *,
+        terms: Terms | None = None,
+        affinity: Affinity | None = None,
+        on_failover: Callable[[], None] | None = None,
+    ) -> None:
         self._replicas = replicas
+        self._terms = terms or Terms()
         self._affinity = affinity
         self._on_failover = on_failover
         self._tickets: dict[str, _Ticket] = {}
@@ -101,6 +109,7 @@ class InFlight:
 
     def submit(self, request: EngineRequest) -> None:
         """Send ``request``. Raises ``ServingError`` not_ready when no replica can take it and none is on its way."""
+        request = self._terms.apply(request)
         ticket = _Ticket(request)
         self._tickets[request.request_id] = ticket
         try:

@@ -1,19 +1,19 @@
 """Embeddings and classification: one vector an input, from the engine's pooling requests."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from attendant_engine.tokenizers import Tokenizer
 from attendant_engine.types import ModelInfo, PooledOutput, PoolingRequest
-from attendant_server.errors import ErrorCode, ServingError
+from attendant_server.errors import ServingError
 from attendant_server.gateway import validation
 from attendant_server.gateway.calls import ActiveCall
 from attendant_server.gateway.prompts import encode_prompts, param_at
 from attendant_server.gateway.requests import ClassifyRequest, EmbedRequest
 from attendant_server.gateway.results import Classification, ClassifyResult, EmbedResult, Receipt, Usage
+from attendant_server.gateway.sequence_reader import as_raised
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.gateway.toolbox import Toolbox
 
@@ -105,7 +105,7 @@ class Pooling:
             for output in await in_flight.take(call.deadline):
                 assert isinstance(output, PooledOutput), "a pooling request was answered by tokens"
                 if output.error is not None:
-                    raise ServingError(cast(ErrorCode, output.error.code), output.error.message, param=output.error.param)
+                    raise as_raised(output.error)
                 values[output.request_id] = output.values
         return [values[request.request_id] for request in requests], call.usage
 

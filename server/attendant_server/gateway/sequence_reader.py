@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from attendant_engine.tokenizers import Tokenizer
-from attendant_engine.types import SequenceOutput, TokenLogprobs
+from attendant_engine.types import OutputError, SequenceOutput, TokenLogprobs
 from attendant_server.errors import ErrorCode, ServingError
 from attendant_server.gateway.results import FinishReason, PositionLogprobs, TokenLogprob
 from attendant_server.gateway.stop_texts import StopMatcher
@@ -119,10 +119,15 @@ class SequenceReader:
         return "length" if output.finish_reason == "length" else None
 
 
+def as_raised(error: OutputError) -> ServingError:
+    """Return what a request's caller gets for the error that an engine ended it with."""
+    return ServingError(cast(ErrorCode, error.code), error.message, param=error.param, retry_after_s=error.retry_after_s)
+
+
 def raise_if_failed(output: SequenceOutput) -> None:
     """Raise the ``ServingError`` of an output that ended without an answer."""
     if output.error is not None:
-        raise ServingError(cast(ErrorCode, output.error.code), output.error.message, param=output.error.param)
+        raise as_raised(output.error)
     if output.finish_reason == "abort":
         raise ServingError("cancelled", "the request was cancelled")
     if output.finish_reason == "error":

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import partial
 
+from attendant_server.gateway.admission import Terms
 from attendant_server.gateway.calls import ActiveCall
 from attendant_server.gateway.in_flight import Affinity, InFlight, RequestIds
 from attendant_server.gateway.served_model import ServedModel
@@ -20,6 +21,7 @@ class Toolbox:
 
     def open_flight(self, model: ServedModel, call: ActiveCall, *, affinity: Affinity | None = None) -> InFlight:
         """Return a way to the model's engines that closes with the call."""
-        in_flight = InFlight(model.replicas, affinity=affinity, on_failover=partial(self.metrics.failed_over, model.name))
+        terms = Terms(deadline_s=call.deadline.at_s, tenant=call.context.tenant)
+        in_flight = InFlight(model.replicas, terms=terms, affinity=affinity, on_failover=partial(self.metrics.failed_over, model.name))
         call.hold(in_flight.close)
         return in_flight

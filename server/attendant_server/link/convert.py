@@ -1,8 +1,10 @@
 """Engine types to and from the link's messages, by hand and both ways; nothing here judges a value.
 
-What the wire leaves out comes back as the engine's own default, so that a round trip gives an equal object.
+What the wire leaves out comes back as the engine's own default, so that a round trip gives an equal object. A deadline
+travels as the seconds that are left, since the clocks of two machines have nothing to do with one another.
 """
 
+import time
 from collections.abc import Iterable
 from typing import cast
 
@@ -38,6 +40,9 @@ def generation_to_proto(request: GenerationRequest) -> pb.Generate:
         cache_salt=request.cache_salt,
         index=request.index,
         output_token_ids=request.output_token_ids,
+        timeout_s=_seconds_left(request.deadline_s),
+        tenant=request.tenant,
+        tenant_weight=request.tenant_weight,
     )
 
 
@@ -52,7 +57,18 @@ def generation_from_proto(message: pb.Generate) -> GenerationRequest:
         cache_salt=message.cache_salt,
         index=message.index,
         output_token_ids=tuple(message.output_token_ids),
+        deadline_s=_deadline_s(message),
+        tenant=message.tenant,
+        tenant_weight=message.tenant_weight if message.HasField("tenant_weight") else 1.0,
     )
+
+
+def _seconds_left(deadline_s: float | None) -> float | None:
+    return None if deadline_s is None else deadline_s - time.monotonic()
+
+
+def _deadline_s(message: pb.Generate | pb.Pool) -> float | None:
+    return time.monotonic() + message.timeout_s if message.HasField("timeout_s") else None
 
 
 def _sampling_to_proto(params: SamplingParams) -> pb.Sampling:
@@ -109,6 +125,9 @@ def pooling_to_proto(request: PoolingRequest) -> pb.Pool:
         normalize=request.normalize,
         priority=request.priority,
         adapter=request.adapter,
+        timeout_s=_seconds_left(request.deadline_s),
+        tenant=request.tenant,
+        tenant_weight=request.tenant_weight,
     )
 
 
@@ -123,6 +142,9 @@ def pooling_from_proto(message: pb.Pool) -> PoolingRequest:
         normalize=message.normalize if message.HasField("normalize") else None,
         priority=message.priority,
         adapter=message.adapter if message.HasField("adapter") else None,
+        deadline_s=_deadline_s(message),
+        tenant=message.tenant,
+        tenant_weight=message.tenant_weight if message.HasField("tenant_weight") else 1.0,
     )
 
 
@@ -309,8 +331,15 @@ def _logprobs_from_proto(message: pb.LogprobsList) -> tuple[TokenLogprobs | None
 
 
 def _error_to_proto(error: OutputError | None) -> pb.Error | None:
-    return None if error is None else pb.Error(code=error.code, message=error.message, param=error.param)
+    if error is None:
+        return None
+    return pb.Error(code=error.code, message=error.message, param=error.param, retry_after_s=error.retry_after_s)
 
 
 def _error_from_proto(message: pb.Error) -> OutputError:
-    return OutputError(code=message.code, message=message.message, param=message.param if message.HasField("param") else None)
+    return OutputError(
+        code=message.code,
+        message=message.message,
+        param=message.param if message.HasField("param") else None,
+        retry_after_s=message.retry_after_s if message.HasField("retry_after_s") else None,
+    )

@@ -183,7 +183,7 @@ class _Session:
         try:
             self._replica.submit(request, self._on_output)
         except ServingError as error:
-            refusal = OutputError(code=error.code, message=error.message, param=error.param)
+            refusal = OutputError(code=error.code, message=error.message, param=error.param, retry_after_s=error.retry_after_s)
             if isinstance(request, GenerationRequest):
                 for index in range(request.n):
                     self._on_output(SequenceOutput(request_id=request.request_id, index=index, finish_reason="error", error=refusal))

@@ -7,7 +7,7 @@ import pytest
 
 from attendant_engine.types import EngineOutput, GenerationRequest, OutputError, SamplingParams, SequenceOutput
 from attendant_server.errors import ServingError
-from attendant_server.gateway.admission import Deadline
+from attendant_server.gateway.admission import Deadline, Terms
 from attendant_server.gateway.in_flight import MAX_MOVES, Affinity, InFlight, RequestIds
 from attendant_server.gateway.replicas import ReplicaSet
 from tests.server.fakes import FakeLink, model_info
@@ -56,6 +56,19 @@ async def test_closing_aborts_what_runs_and_leaves_nothing_counted() -> None:
     flight.close()
     assert link.aborted == ["a"]
     assert replicas.num_in_flight(link) == 0
+
+
+async def test_engines_hear_until_when_and_for_whom_also_where_a_request_is_moved_to() -> None:
+    first, second = FakeLink(replica_id="r0"), FakeLink(replica_id="r1")
+    replicas = ReplicaSet("tiny", [first])
+    flight = InFlight(replicas, terms=Terms(deadline_s=123.5, tenant="acme", tenant_weight=2.0))
+    flight.submit(_request("a"))
+    replicas.update([second])
+    first.emit(SequenceOutput(request_id="a", finish_reason="error", error=LOST))
+    for link in (first, second):
+        (request,) = link.generations
+        assert (request.deadline_s, request.tenant, request.tenant_weight) == (123.5, "acme", 2.0)
+    flight.close()
 
 
 async def test_an_aborted_requests_outputs_are_forgotten() -> None:

@@ -1,8 +1,10 @@
 """Whatever goes over the wire comes back equal."""
 
+import time
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +28,7 @@ TEXTS = st.text(max_size=20)
 TOKENS = st.lists(IDS, max_size=8).map(tuple)
 SEEDS = st.none() | st.integers(-(2**63), 2**63 - 1)
 PRIORITIES = st.integers(-100, 100)
-ERRORS = st.none() | st.builds(OutputError, code=TEXTS, message=TEXTS, param=st.none() | TEXTS)
+ERRORS = st.none() | st.builds(OutputError, code=TEXTS, message=TEXTS, param=st.none() | TEXTS, retry_after_s=st.none() | FLOATS)
 TOP = st.lists(st.tuples(IDS, FLOATS), max_size=3).map(tuple)
 POSITIONS = st.builds(TokenLogprobs, token_id=IDS, logprob=FLOATS, rank=IDS, top=TOP)
 
@@ -57,6 +59,8 @@ GENERATIONS = st.builds(
     n=st.integers(1, 128),
     priority=PRIORITIES,
     cache_salt=TEXTS,
+    tenant=TEXTS,
+    tenant_weight=FLOATS,
 )
 POOLINGS = st.builds(
     PoolingRequest,
@@ -68,6 +72,8 @@ POOLINGS = st.builds(
     normalize=st.none() | st.booleans(),
     priority=PRIORITIES,
     adapter=st.none() | TEXTS,
+    tenant=TEXTS,
+    tenant_weight=FLOATS,
 )
 SEQUENCES = st.builds(
     SequenceOutput,
@@ -161,6 +167,15 @@ def test_a_steps_outputs_come_back_equal(sequences: list[SequenceOutput], pooled
     assert convert.step_from_proto(message) == [*sequences, *pooled]
 
 
+def test_a_deadline_travels_as_the_time_that_is_left() -> None:
+    generate = GenerationRequest(request_id="a", prompt_token_ids=(1,), deadline_s=time.monotonic() + 20)
+    message = convert.generation_to_proto(generate)
+    assert message.timeout_s == pytest.approx(20, abs=5)
+    assert convert.generation_from_proto(message).deadline_s == pytest.approx(generate.deadline_s, abs=5)
+    pool = PoolingRequest(request_id="a", prompt_token_ids=(1,), task="embedding", deadline_s=time.monotonic() - 20)
+    assert convert.pooling_from_proto(convert.pooling_to_proto(pool)).deadline_s == pytest.approx(pool.deadline_s, abs=5)
+
+
 def test_vectors_travel_as_exact_float32() -> None:
     values = tuple(float(value) for value in np.random.default_rng(0).standard_normal(384).astype(np.float32))
     (output,) = convert.step_from_proto(_sent(convert.step_to_proto(1, [PooledOutput(request_id="a", values=values)])))
@@ -171,8 +186,9 @@ def test_vectors_travel_as_exact_float32() -> None:
 def test_every_field_of_the_wire_is_filled_from_the_engine_types() -> None:
     pairs: list[tuple[Any, Any, set[str], set[str]]] = [
         (pb.Sampling, SamplingParams, {"bias_token_ids", "bias_values"}, {"logit_bias"}),
-        (pb.Generate, GenerationRequest, set(), set()),
-        (pb.Pool, PoolingRequest, set(), set()),
+        (pb.Generate, GenerationRequest, {"timeout_s"}, {"deadline_s"}),
+        (pb.Pool, PoolingRequest, {"timeout_s"}, {"deadline_s"}),
+        (pb.Error, OutputError, set(), set()),
         (pb.SequenceOutput, SequenceOutput, set(), set()),
         (pb.PooledOutput, PooledOutput, set(), set()),
         (pb.Model, ModelInfo, set(), set()),

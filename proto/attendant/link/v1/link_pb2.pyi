@@ -452,6 +452,9 @@ class Generate(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    TENANT_WEIGHT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique on this link."""
     n: _builtins.int
@@ -462,6 +465,12 @@ class Generate(_message.Message):
     """Keeps prefix-cache entries apart."""
     index: _builtins.int
     """The first sequence's index in the request that it came from."""
+    timeout_s: _builtins.float
+    """Seconds left until its deadline when it was sent; absent for none. Clocks of machines differ, durations do not."""
+    tenant: _builtins.str
+    """For whom it is computed."""
+    tenant_weight: _builtins.float
+    """That tenant's share beside others; absent for 1."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt."""
@@ -485,12 +494,22 @@ class Generate(_message.Message):
         cache_salt: _builtins.str = ...,
         index: _builtins.int = ...,
         output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        timeout_s: _builtins.float | None = ...,
+        tenant: _builtins.str = ...,
+        tenant_weight: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["params", b"params"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tenant_weight", b"_tenant_weight", "_timeout_s", b"_timeout_s", "params", b"params", "tenant_weight", b"tenant_weight", "timeout_s", b"timeout_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "index", b"index", "n", b"n", "output_token_ids", b"output_token_ids", "params", b"params", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tenant_weight", b"_tenant_weight", "_timeout_s", b"_timeout_s", "cache_salt", b"cache_salt", "index", b"index", "n", b"n", "output_token_ids", b"output_token_ids", "params", b"params", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "tenant", b"tenant", "tenant_weight", b"tenant_weight", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tenant_weight: _TypeAlias = _typing.Literal["tenant_weight"]  # noqa: Y015
+    _WhichOneofArgType__tenant_weight: _TypeAlias = _typing.Literal["_tenant_weight", b"_tenant_weight"]  # noqa: Y015
+    _WhichOneofReturnType__timeout_s: _TypeAlias = _typing.Literal["timeout_s"]  # noqa: Y015
+    _WhichOneofArgType__timeout_s: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_weight) -> _WhichOneofReturnType__tenant_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_s) -> _WhichOneofReturnType__timeout_s | None: ...
 
 Global___Generate: _TypeAlias = Generate  # noqa: Y015
 
@@ -508,6 +527,9 @@ class Pool(_message.Message):
     NORMALIZE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    TENANT_WEIGHT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique on this link."""
     task: _builtins.str
@@ -520,6 +542,12 @@ class Pool(_message.Message):
     """Lower first."""
     adapter: _builtins.str
     """Adapter to compute with; absent for the model itself."""
+    timeout_s: _builtins.float
+    """Seconds left until its deadline when it was sent; absent for none."""
+    tenant: _builtins.str
+    """For whom it is computed."""
+    tenant_weight: _builtins.float
+    """That tenant's share beside others; absent for 1."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The text."""
@@ -539,10 +567,13 @@ class Pool(_message.Message):
         normalize: _builtins.bool | None = ...,
         priority: _builtins.int = ...,
         adapter: _builtins.str | None = ...,
+        timeout_s: _builtins.float | None = ...,
+        tenant: _builtins.str = ...,
+        tenant_weight: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter", b"_adapter", "_normalize", b"_normalize", "_pooling", b"_pooling", "adapter", b"adapter", "normalize", b"normalize", "pooling", b"pooling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter", b"_adapter", "_normalize", b"_normalize", "_pooling", b"_pooling", "_tenant_weight", b"_tenant_weight", "_timeout_s", b"_timeout_s", "adapter", b"adapter", "normalize", b"normalize", "pooling", b"pooling", "tenant_weight", b"tenant_weight", "timeout_s", b"timeout_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter", b"_adapter", "_normalize", b"_normalize", "_pooling", b"_pooling", "adapter", b"adapter", "normalize", b"normalize", "pooling", b"pooling", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "task", b"task", "token_type_ids", b"token_type_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter", b"_adapter", "_normalize", b"_normalize", "_pooling", b"_pooling", "_tenant_weight", b"_tenant_weight", "_timeout_s", b"_timeout_s", "adapter", b"adapter", "normalize", b"normalize", "pooling", b"pooling", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "task", b"task", "tenant", b"tenant", "tenant_weight", b"tenant_weight", "timeout_s", b"timeout_s", "token_type_ids", b"token_type_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapter: _TypeAlias = _typing.Literal["adapter"]  # noqa: Y015
     _WhichOneofArgType__adapter: _TypeAlias = _typing.Literal["_adapter", b"_adapter"]  # noqa: Y015
@@ -550,12 +581,20 @@ class Pool(_message.Message):
     _WhichOneofArgType__normalize: _TypeAlias = _typing.Literal["_normalize", b"_normalize"]  # noqa: Y015
     _WhichOneofReturnType__pooling: _TypeAlias = _typing.Literal["pooling"]  # noqa: Y015
     _WhichOneofArgType__pooling: _TypeAlias = _typing.Literal["_pooling", b"_pooling"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_weight: _TypeAlias = _typing.Literal["tenant_weight"]  # noqa: Y015
+    _WhichOneofArgType__tenant_weight: _TypeAlias = _typing.Literal["_tenant_weight", b"_tenant_weight"]  # noqa: Y015
+    _WhichOneofReturnType__timeout_s: _TypeAlias = _typing.Literal["timeout_s"]  # noqa: Y015
+    _WhichOneofArgType__timeout_s: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__adapter) -> _WhichOneofReturnType__adapter | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__normalize) -> _WhichOneofReturnType__normalize | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pooling) -> _WhichOneofReturnType__pooling | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_weight) -> _WhichOneofReturnType__tenant_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_s) -> _WhichOneofReturnType__timeout_s | None: ...
 
 Global___Pool: _TypeAlias = Pool  # noqa: Y015
 
@@ -700,26 +739,35 @@ class Error(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     PARAM_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable code."""
     message: _builtins.str
     """A sentence for the caller."""
     param: _builtins.str
     """Field at fault."""
+    retry_after_s: _builtins.float
+    """Seconds after which another try may do better."""
     def __init__(
         self,
         *,
         code: _builtins.str = ...,
         message: _builtins.str = ...,
         param: _builtins.str | None = ...,
+        retry_after_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_param", b"_param", "param", b"param"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_param", b"_param", "_retry_after_s", b"_retry_after_s", "param", b"param", "retry_after_s", b"retry_after_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_param", b"_param", "code", b"code", "message", b"message", "param", b"param"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_param", b"_param", "_retry_after_s", b"_retry_after_s", "code", b"code", "message", b"message", "param", b"param", "retry_after_s", b"retry_after_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__param: _TypeAlias = _typing.Literal["param"]  # noqa: Y015
     _WhichOneofArgType__param: _TypeAlias = _typing.Literal["_param", b"_param"]  # noqa: Y015
+    _WhichOneofReturnType__retry_after_s: _TypeAlias = _typing.Literal["retry_after_s"]  # noqa: Y015
+    _WhichOneofArgType__retry_after_s: _TypeAlias = _typing.Literal["_retry_after_s", b"_retry_after_s"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__param) -> _WhichOneofReturnType__param | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_after_s) -> _WhichOneofReturnType__retry_after_s | None: ...
 
 Global___Error: _TypeAlias = Error  # noqa: Y015
 
