@@ -18,14 +18,18 @@ from attendant_server.config import Settings
 from attendant_server.gateway.interface import GatewayTasks
 from attendant_server.grpc_api import health
 from attendant_server.grpc_api.deserializer import tolerant_deserializer
+from attendant_server.grpc_api.key_check import KeyCheck, MessageTimeLimit
 from attendant_server.grpc_api.servicer import InferenceHandlers
+
+MAX_STREAMS_PER_CONNECTION = 4096
+MAX_METADATA_BYTES = 16 * 1024
 
 SERVICE_NAME = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
 
 def build_server(gateway: GatewayTasks, settings: Settings) -> grpc.aio.Server:
     """Return a server with every service on it, without a port yet; it must be made on the loop that runs it."""
-    server = grpc.aio.server(options=server_options(settings))
+    server = grpc.aio.server(interceptors=(KeyCheck(gateway), MessageTimeLimit()), options=server_options(settings))
     add_services(server, gateway, settings)
     return server
 
@@ -35,6 +39,15 @@ def server_options(settings: Settings) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", min(2 * settings.max_body_bytes + 4096, 2**31 - 1)),
         ("grpc.max_send_message_length", -1),
+        # As many as Serve's HAProxy lets through: more than are ever admitted, and a bound on what one connection holds.
+        ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+        # A peer that connects and then says nothing, or only part of what opens a connection.
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # A peer that vanished closes nothing; its RPCs end when it answers no ping.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
         # A port that another server has is an error, not shared by chance.
         ("grpc.so_reuseport", 0),
         # Callers may keep a quiet connection open with pings.

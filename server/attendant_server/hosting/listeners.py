@@ -12,6 +12,7 @@ import grpc.aio
 import uvicorn
 from fastapi import FastAPI
 
+from attendant_server.hosting.bounded_http import BoundedHttp
 from attendant_server.hosting.ports import PortInUseError, require_free
 
 _BACKLOG = 2048
@@ -29,6 +30,9 @@ class HttpListener:
                 log_level="error",
                 access_log=False,
                 server_header=False,
+                http=BoundedHttp,
+                # A handshake would be answered without the middleware that asks for the key.
+                ws="none",
                 # Clients of OpenAI's SDK keep connections for a while; closing one under a request looks like a fault.
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=1,

@@ -16,9 +16,10 @@ from starlette.routing import Route
 from attendant_server.config import Settings
 from attendant_server.errors import ServingError
 from attendant_server.gateway.interface import GatewayTasks
+from attendant_server.http_api.body_limit import BodyLimit
 from attendant_server.http_api.call import request_id_of
 from attendant_server.http_api.generation_routes import generation_routes
-from attendant_server.http_api.middleware import BodyLimit, KeyCheck, RequestGuard
+from attendant_server.http_api.middleware import HeadAsGet, KeyCheck, RequestGuard
 from attendant_server.http_api.openapi import build_document
 from attendant_server.http_api.pages import page_routes
 from attendant_server.http_api.refusals import RefusalCounter
@@ -53,6 +54,7 @@ def create_app(gateway: GatewayTasks | Callable[[], GatewayTasks], settings: Set
 
     app.add_exception_handler(HTTPException, refuse)
     # The last one added is the outermost.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(KeyCheck, gateway=get_gateway)
     app.add_middleware(RequestGuard, refusals=refusals)
@@ -76,6 +78,7 @@ def _as_serving_error(request: Request, error: Exception) -> tuple[ServingError,
     path = ascii(request.scope["path"][:80])
     if error.status_code == 405:
         allowed = (error.headers or {}).get("allow", (error.headers or {}).get("Allow", "another method"))
+        allowed = allowed.replace("GET", "GET, HEAD")
         return ServingError("method_not_allowed", f"{path} does not take {request.method[:16]}; use {allowed}"), {"allow": allowed}
     if error.status_code == 404:
         return ServingError("not_found", f"there is no {path} here; /docs lists what there is"), {}

@@ -1,7 +1,7 @@
 """What happens to every HTTP request before a route sees it, in pure ASGI so that streams pass untouched.
 
 ``RequestGuard`` gives the id, the last resort for errors and the access line; ``KeyCheck`` asks for the API key on every path
-but the probes'; ``BodyLimit`` refuses bodies that are too large before they are read or as soon as they prove to be.
+but the probes'; ``HeadAsGet`` lets the routes forget that there is HEAD. What bodies may be is ``body_limit``'s.
 """
 
 import logging
@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from attendant_server.errors import ServingError
 from attendant_server.gateway.interface import GatewayTasks
 from attendant_server.http_api.call import REQUEST_ID_HEADER, REQUEST_ID_KEY, TENANT_KEY, find_header, take_request_id
 from attendant_server.http_api.refusals import RefusalCounter
@@ -95,35 +94,24 @@ class KeyCheck:
         await self._app(scope, receive, send)
 
 
-class BodyLimit:
-    """Refuse a body of more than ``max_body_bytes``: by its announced length, or while it is read."""
+class HeadAsGet:
+    """Answer HEAD as GET would be, without the body (RFC 9110, section 9.3.2), on every path that takes GET."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run one request. Raises ``ServingError`` request_too_large."""
-        if scope["type"] != "http":
+        """Run one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
-        announced = find_header(scope["headers"], b"content-length")
-        if announced is not None and announced.isdigit() and int(announced[:20]) > self._max_body_bytes:
-            raise self._too_large(f"{int(announced[:20])} bytes")
-        num_bytes = 0
 
-        async def receive_within_limit() -> Message:
-            nonlocal num_bytes
-            message = await receive()
-            if message["type"] == "http.request":
-                num_bytes += len(message.get("body", b""))
-                if num_bytes > self._max_body_bytes:
-                    raise self._too_large(f"more than {self._max_body_bytes} bytes")
-            return message
+        async def send_without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        await self._app(scope, receive_within_limit, send)
-
-    def _too_large(self, size: str) -> ServingError:
-        return ServingError(
-            "request_too_large", f"the body has {size}; this server takes at most {self._max_body_bytes}; send fewer or shorter inputs"
-        )
+        # A copy: the HTTP server must go on knowing that it was HEAD.
+        as_get = {**scope, "method": "GET"}
+        try:
+            await self._app(as_get, receive, send_without_body)
+        finally:
+            scope.update({key: value for key, value in as_get.items() if key not in scope})

@@ -34,7 +34,8 @@ async def test_check_tells_of_the_whole_and_of_each_model(gateway: FakeGateway, 
     stub: Any = health_pb2_grpc.HealthStub(channel)
     assert (await stub.Check(health_pb2.HealthCheckRequest())).status == SERVING
     assert (await stub.Check(health_pb2.HealthCheckRequest(service="tiny"))).status == SERVING
-    assert dict((await stub.List(health_pb2.HealthListRequest())).statuses).keys() == {"", "tiny"}
+    key = (("authorization", "Bearer probes-have-no-key"),)
+    assert dict((await stub.List(health_pb2.HealthListRequest(), metadata=key)).statuses).keys() == {"", "tiny"}
     gateway.ready = False
     gateway.cards = [dataclasses.replace(CARD, is_ready=False)]
     assert (await stub.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
@@ -83,3 +84,19 @@ async def test_reflection_lists_our_service_and_describes_its_methods(channel: g
     names = {service.name for service in listed.list_services_response.service}
     assert {"attendant.v1.InferenceService", "grpc.health.v1.Health"} <= names
     assert any(b"StreamComplete" in data for data in described.file_descriptor_response.file_descriptor_proto)
+
+
+async def test_list_names_models_so_it_asks_for_a_key(gateway: FakeGateway) -> None:
+    gateway.key = "right"
+    assert not (await HealthHandlers(gateway).List(health_pb2.HealthListRequest(), _NoContext())).statuses
+
+
+async def test_watches_are_bounded_and_given_back(gateway: FakeGateway) -> None:
+    handlers = HealthHandlers(gateway, poll_interval_s=0.001, max_watches=1)
+    first = handlers.Watch(health_pb2.HealthCheckRequest(), _NoContext())
+    assert (await anext(first)).status == SERVING
+    assert await anext(handlers.Watch(health_pb2.HealthCheckRequest(), _NoContext()), None) is None
+    await first.aclose()
+    third = handlers.Watch(health_pb2.HealthCheckRequest(), _NoContext())
+    assert (await anext(third)).status == SERVING
+    await third.aclose()
