@@ -67,6 +67,9 @@ class Settings(BaseModel):
     kv_cache_memory: SizeBytes | None = None
     replicas: Annotated[int, Field(ge=1, le=1024)] = 1
     api_key_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     request_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     drain_timeout_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0

@@ -53,6 +53,11 @@ def serve(
     ] = None,
     replicas: Annotated[int | None, typer.Option("--replicas", help="Replicas of each model. Default 1.")] = None,
     api_key_file: Annotated[str | None, typer.Option("--api-key-file", help="Keys, one a line: 'tenant: key'.")] = None,
+    tls_cert: Annotated[str | None, typer.Option("--tls-cert", help="Certificate (PEM, with its chain): TLS on both ports.")] = None,
+    tls_key: Annotated[str | None, typer.Option("--tls-key", help="The certificate's private key (PEM, no passphrase).")] = None,
+    tls_client_ca: Annotated[
+        str | None, typer.Option("--tls-client-ca", help="Authority (PEM) whose certificates clients must show: mutual TLS.")
+    ] = None,
     max_queue: Annotated[int | None, typer.Option("--max-queue", help="Most requests that wait, a model. Default 1024.")] = None,
     request_timeout_s: Annotated[float | None, typer.Option("--request-timeout-s", help="Longest life of a request. Default 600.")] = None,
     drain_timeout_s: Annotated[
@@ -89,6 +94,9 @@ def serve(
         "adapter": adapter or None,
         "replicas": replicas,
         "api_key_file": api_key_file,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
         "max_queue": max_queue,
         "request_timeout_s": request_timeout_s,
         "drain_timeout_s": drain_timeout_s,

@@ -5,15 +5,19 @@ They share the event loop with the gateway and know nothing of signals; whoever 
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import grpc
 import grpc.aio
 import uvicorn
 from fastapi import FastAPI
 
 from attendant_server.hosting.bounded_http import BoundedHttp
 from attendant_server.hosting.ports import PortInUseError, require_free
+from attendant_server.hosting.tls import TlsFiles
 
 _BACKLOG = 2048
 
@@ -21,7 +25,7 @@ _BACKLOG = 2048
 class HttpListener:
     """uvicorn on a socket of ours."""
 
-    def __init__(self, app: FastAPI, *, host: str, port: int) -> None:
+    def __init__(self, app: FastAPI, *, host: str, port: int, tls: TlsFiles | None = None) -> None:
         self._socket = _bind(host, port)
         self._server = _QuietServer(
             uvicorn.Config(
@@ -36,6 +40,7 @@ class HttpListener:
                 # Clients of OpenAI's SDK keep connections for a while; closing one under a request looks like a fault.
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=1,
+                **_uvicorn_tls(tls),
             )
         )
         self._task: asyncio.Task[None] | None = None
@@ -62,11 +67,12 @@ class HttpListener:
 class GrpcListener:
     """A grpc.aio server on a port of its own."""
 
-    def __init__(self, server: grpc.aio.Server, *, host: str, port: int) -> None:
+    def __init__(self, server: grpc.aio.Server, *, host: str, port: int, tls: TlsFiles | None = None) -> None:
         require_free(host, port, flag="--grpc-port")
         self._server = server
         try:
-            self._port = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self._port = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, _grpc_credentials(tls))
         except RuntimeError:
             raise PortInUseError(f"gRPC cannot listen on port {port} of {host}; choose another with --grpc-port or --host.") from None
 
@@ -91,6 +97,23 @@ class _QuietServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the process's signals alone."""
         yield
+
+
+def _uvicorn_tls(tls: TlsFiles | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    files = {"ssl_certfile": str(tls.cert), "ssl_keyfile": str(tls.key)}
+    if tls.client_ca is None:
+        return files
+    return {**files, "ssl_ca_certs": str(tls.client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
+
+
+def _grpc_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.cert.read_bytes())],
+        root_certificates=None if tls.client_ca is None else tls.client_ca.read_bytes(),
+        require_client_auth=tls.is_mutual,
+    )
 
 
 def _bind(host: str, port: int) -> socket.socket:

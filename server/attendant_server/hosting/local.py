@@ -24,6 +24,7 @@ from attendant_server.hosting.engine_settings import make_local_link
 from attendant_server.hosting.lifecycle import StopRequest
 from attendant_server.hosting.listeners import GrpcListener, HttpListener
 from attendant_server.hosting.ports import PortInUseError
+from attendant_server.hosting.tls import TlsFileError, load_tls
 from attendant_server.http_api.app import create_app
 from attendant_server.link.local import LocalLink
 from attendant_server.logging import configure_logging
@@ -46,7 +47,7 @@ def run_local(settings: Settings) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings))
-    except (StartError, PortInUseError, ApiKeyFileError, EngineError) as error:
+    except (StartError, PortInUseError, ApiKeyFileError, TlsFileError, EngineError) as error:
         print(f"attendant: {error}", file=sys.stderr)  # noqa: T201 - the command's output
         return 1
     return 0
@@ -72,20 +73,22 @@ async def _start(server: "LocalServer") -> None:
 class LocalServer:
     """A whole server on the running event loop.
 
-    Making it binds both ports. Raises ``PortInUseError``, ``ApiKeyFileError``, and ``EngineError`` for a tokenizer.
+    Making it binds both ports. Raises ``PortInUseError``, ``ApiKeyFileError``, ``TlsFileError``, and ``EngineError`` for a
+    tokenizer.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         api_keys = ApiKeys.load(settings.api_key_file)
+        tls = load_tls(settings)
         self._links: list[LocalLink] = []
         num_cores = available_cores()
         num_engines = max(1, len(settings.models) * settings.replicas)
         self._num_torch_threads = size_compute_threads(num_cores - server_cpus(num_cores), num_engines, most=operator_threads())
         models = with_adapters({model.name: self._load_model(model) for model in settings.models}, settings)
         self.gateway = Gateway(models, api_keys=api_keys, request_timeout_s=settings.request_timeout_s)
-        self._http = HttpListener(create_app(self.gateway, settings), host=settings.host, port=settings.http_port)
-        self._grpc = GrpcListener(build_server(self.gateway, settings), host=settings.host, port=settings.grpc_port)
+        self._http = HttpListener(create_app(self.gateway, settings), host=settings.host, port=settings.http_port, tls=tls)
+        self._grpc = GrpcListener(build_server(self.gateway, settings), host=settings.host, port=settings.grpc_port, tls=tls)
 
     def _load_model(self, model: ModelSettings) -> ServedModel:
         links = [
@@ -125,6 +128,8 @@ class LocalServer:
             http_port=self.http_port,
             grpc_port=self.grpc_port,
             asks_keys=settings.api_key_file is not None,
+            is_tls=settings.tls_cert is not None,
+            is_mutual=settings.tls_client_ca is not None,
         )
 
     async def drain(self) -> None:
