@@ -1,6 +1,7 @@
 """Where the server is and how it is reached: address, key, TLS, and the options of the gRPC channel."""
 
 import re
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """Files of a TLS connection, each in PEM form: the authority to trust (None: the system's), our certificate and key."""
+    """Files of a TLS connection, each in PEM form: the authority to trust (None: the system's), our certificate and key.
+
+    Certificate and key are for servers that ask for them (mutual TLS); give both or neither.
+    """
 
     ca_file: str | None = None
     cert_file: str | None = None
@@ -32,13 +36,18 @@ class Connection:
 
 
 def make_connection(url: str, *, api_key: str | None = None, tls: Tls | bool = False) -> Connection:
-    """Read ``host:port`` (``grpc://`` and, for TLS, ``grpcs://`` may stand before it). Raises ``ValueError`` with the forms."""
+    """Read ``host:port`` (``grpc://`` and, for TLS, ``grpcs://`` or ``https://`` may stand before it).
+
+    Raises ``ValueError`` for an address or a file that cannot be used, with what would do.
+    """
     scheme, _, rest = url.rpartition("://")
     match = _ADDRESS.match(rest.rstrip("/"))
-    if scheme not in ("", "grpc", "grpcs") or match is None or int(match["port"]) > 65535:
+    if scheme not in ("", "grpc", "grpcs", "https") or match is None or int(match["port"]) > 65535:
         hint = "; this client speaks gRPC, so give the server's gRPC port" if scheme in ("http", "https") else ""
         raise ValueError(f"{url!r} is not the address of a server; write host:port, for example {DEFAULT_URL}{hint}.")
-    is_tls = scheme == "grpcs" or tls is not False
+    if scheme == "grpc" and tls is not False:
+        raise ValueError(f"{url!r} is plain text, and TLS was asked for; write grpcs://{match[0]}.")
+    is_tls = scheme in ("grpcs", "https") or tls is not False
     options: list[tuple[str, Any]] = [
         # Answers are as long as what was asked for.
         ("grpc.max_receive_message_length", -1),
@@ -63,6 +72,23 @@ def make_connection(url: str, *, api_key: str | None = None, tls: Tls | bool = F
 
 
 def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    """Return grpc's credentials; what grpc would report at the first call, in its log, is a ``ValueError`` here."""
+    if (tls.cert_file is None) != (tls.key_file is None):
+        raise ValueError("A client certificate and its key belong together; give both or neither.")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if tls.ca_file is not None:
+            context.load_verify_locations(tls.ca_file)
+        if tls.cert_file is not None:
+            # An encrypted key would otherwise ask for its passphrase on the terminal.
+            context.load_cert_chain(tls.cert_file, tls.key_file, password="")
+    except ssl.SSLError as error:
+        files = ", ".join(file for file in (tls.ca_file, tls.cert_file, tls.key_file) if file is not None)
+        reason = (error.reason or "not certificates in PEM form").replace("_", " ").lower()
+        raise ValueError(f"The TLS files ({files}) cannot be used: {reason}.") from None
+    except OSError as error:
+        name = next((file for file in (tls.ca_file, tls.cert_file, tls.key_file) if file is not None and not Path(file).is_file()), "")
+        raise ValueError(f"The TLS file {name} cannot be read: {error.strerror}.") from None
     return grpc.ssl_channel_credentials(
         root_certificates=_read(tls.ca_file), private_key=_read(tls.key_file), certificate_chain=_read(tls.cert_file)
     )

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from attendant_server.commands import terminal
-from attendant_server.commands.terminal import ANSWERED_WITH_ERROR, WRONG_CALL, ApiKey, AsJson, ModelName, Url, fail
+from attendant_server.commands.terminal import (
+    ANSWERED_WITH_ERROR,
+    WRONG_CALL,
+    ApiKey,
+    AsJson,
+    ClientCert,
+    ClientKey,
+    ModelName,
+    TlsCa,
+    Url,
+    fail,
+)
 
 
 def bench(
@@ -25,12 +36,16 @@ def bench(
     as_json: AsJson = False,
     url: Url = terminal.DEFAULT_URL,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
 ) -> None:
     """Measure time to first token, time between tokens, whole answers and throughput."""
     levels = _levels(concurrency)
     if rate is not None and not rate > 0:
         fail(f"--rate is {rate:g}; give requests a second above 0.", WRONG_CALL)
-    with terminal.connected(url, api_key) as client:
+    tls = terminal.tls_of(tls_ca, client_cert, client_key)
+    with terminal.connected(url, api_key, tls) as client:
         name = terminal.choose_model(client, model, "completion")
         served = client.get_model(name)
     if prompt_tokens + max_tokens > served.max_model_len:
@@ -60,12 +75,12 @@ def bench(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         if warmup:
-            asyncio.run(run_load(dataclasses.replace(load, num_requests=warmup, rate=None, seed=seed - 1), url, api_key, lambda: None))
+            asyncio.run(run_load(dataclasses.replace(load, num_requests=warmup, rate=None, seed=seed - 1), url, api_key, lambda: None, tls))
         for place, level in enumerate(levels):
             bar = progress.add_task(f"{level} at a time", total=requests)
             # Other prompts at each level: none finds the one before it in the prefix cache.
             leveled = dataclasses.replace(load, concurrency=level, seed=seed + place)
-            reports.append(make_report(asyncio.run(run_load(leveled, url, api_key, lambda bar=bar: progress.advance(bar)))))  # type: ignore[misc]
+            reports.append(make_report(asyncio.run(run_load(leveled, url, api_key, lambda bar=bar: progress.advance(bar), tls))))  # type: ignore[misc]
     if as_json:
         terminal.print_json(
             {

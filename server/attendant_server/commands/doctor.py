@@ -2,13 +2,16 @@
 
 import dataclasses
 import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attendant_server.commands import terminal
 from attendant_server.commands.machine_checks import Finding, check_machine
-from attendant_server.commands.terminal import ANSWERED_WITH_ERROR, ApiKey, AsJson, Url
+from attendant_server.commands.terminal import ANSWERED_WITH_ERROR, ApiKey, AsJson, ClientCert, ClientKey, TlsCa, Url
+
+if TYPE_CHECKING:
+    from attendant_client import Tls
 
 _MARKS = {"ok": "ok  ", "note": "note", "fault": "FAIL"}
 
@@ -19,9 +22,12 @@ def doctor(
     as_json: AsJson = False,
     url: Url = terminal.DEFAULT_URL,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
 ) -> None:
     """Check this machine, its ports and the server, and say what to do. Exit code 1 where something keeps it from working."""
-    server = check_server(url, api_key)
+    server = check_server(url, api_key, terminal.tls_of(tls_ca, client_cert, client_key))
     findings = [*check_machine(), *(check_port(port, server.state == "ok") for port in (http_port, grpc_port)), server]
     if as_json:
         terminal.print_json([dataclasses.asdict(finding) for finding in findings])
@@ -50,12 +56,12 @@ def check_port(port: int, is_server_running: bool) -> Finding:
     return Finding(subject=subject, state="ok", detail="free")
 
 
-def check_server(url: str, api_key: str | None) -> Finding:
+def check_server(url: str, api_key: str | None, tls: "Tls | bool" = False) -> Finding:
     """Whether a server answers, and which models are ready."""
     from attendant_client import AttendantError, Client, RetryPolicy
 
     try:
-        with Client(url, api_key=api_key, timeout_s=5, retry=RetryPolicy(max_attempts=1)) as client:
+        with Client(url, api_key=api_key, tls=tls, timeout_s=5, retry=RetryPolicy(max_attempts=1)) as client:
             models = client.list_models()
     except ValueError as error:
         return Finding(subject="server", state="fault", detail=str(error), advice="Give --url host:port.")

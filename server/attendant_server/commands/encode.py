@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from attendant_server.commands import terminal
-from attendant_server.commands.terminal import ApiKey, AsJson, InputFile, ModelName, TimeoutS, Url
+from attendant_server.commands.terminal import ApiKey, AsJson, ClientCert, ClientKey, InputFile, ModelName, TimeoutS, TlsCa, Url
 
 Texts = Annotated[list[str] | None, typer.Argument(help="Texts, each on its own; - or none reads lines of standard input.")]
 
@@ -24,11 +24,14 @@ def embed(
     as_json: AsJson = False,
     url: Url = terminal.DEFAULT_URL,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
     timeout_s: TimeoutS = None,
 ) -> None:
     """Turn texts into vectors."""
     inputs = terminal.read_lines(texts or [], file)
-    with terminal.connected(url, api_key) as client:
+    with terminal.connected(url, api_key, terminal.tls_of(tls_ca, client_cert, client_key)) as client:
         name = terminal.choose_model(client, model, "embedding")
         answer = client.embed(name, inputs, dimensions=dimensions, pooling=pooling, normalize=normalize, timeout_s=timeout_s)
     if as_json:
@@ -53,11 +56,14 @@ def classify(
     as_json: AsJson = False,
     url: Url = terminal.DEFAULT_URL,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
     timeout_s: TimeoutS = None,
 ) -> None:
     """Label texts, or pairs of texts."""
     inputs = terminal.read_lines(texts or [], file)
-    with terminal.connected(url, api_key) as client:
+    with terminal.connected(url, api_key, terminal.tls_of(tls_ca, client_cert, client_key)) as client:
         name = terminal.choose_model(client, model, "classification")
         pairs = [(text, pair) for text in inputs] if pair is not None else inputs
         answer = client.classify(name, pairs, multi_label=multi_label, timeout_s=timeout_s)

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attendant_server.commands import terminal
-from attendant_server.commands.terminal import WRONG_CALL, ApiKey, AsJson, InputFile, ModelName, TimeoutS, Url, fail
+from attendant_server.commands.terminal import (
+    WRONG_CALL,
+    ApiKey,
+    AsJson,
+    ClientCert,
+    ClientKey,
+    InputFile,
+    ModelName,
+    TimeoutS,
+    TlsCa,
+    Url,
+    fail,
+)
 
 if TYPE_CHECKING:
     from attendant_client import FewShotExample
@@ -37,12 +49,15 @@ def few_shot(
     as_json: AsJson = False,
     url: Url = terminal.DEFAULT_URL,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
     timeout_s: TimeoutS = None,
 ) -> None:
     """Do a task from examples: score labels, or answer freely where none are given."""
     questions = terminal.read_lines(queries or [], file)
     examples = [_split(text) for text in example or ()] + (_read_examples(examples_file) if examples_file is not None else [])
-    with terminal.connected(url, api_key) as client:
+    with terminal.connected(url, api_key, terminal.tls_of(tls_ca, client_cert, client_key)) as client:
         answer = client.few_shot(
             terminal.choose_model(client, model, "few-shot"),
             queries=questions,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attendant_server.commands import terminal
-from attendant_server.commands.terminal import ApiKey, AsJson, InputFile, ModelName, TimeoutS, Url
+from attendant_server.commands.terminal import ApiKey, AsJson, ClientCert, ClientKey, InputFile, ModelName, TimeoutS, TlsCa, Url
 
 if TYPE_CHECKING:
     from attendant_client import ChatOptions
@@ -38,12 +38,15 @@ def complete(
     as_json: AsJson = False,
     url: Url = terminal.DEFAULT_URL,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
     timeout_s: TimeoutS = None,
 ) -> None:
     """Continue a text."""
     prompt = terminal.read_text(text, file)
     options = _options(max_tokens, temperature, top_p, top_k, min_p, seed, stop, n, ignore_eos)
-    with terminal.connected(url, api_key) as client:
+    with terminal.connected(url, api_key, terminal.tls_of(tls_ca, client_cert, client_key)) as client:
         name = terminal.choose_model(client, model, "completion")
         if as_json:
             terminal.print_json(client.complete(name, prompt, timeout_s=timeout_s, echo=echo, **options))
@@ -74,6 +77,9 @@ def chat(
     as_json: AsJson = False,
     url: Url = terminal.DEFAULT_URL,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
     timeout_s: TimeoutS = None,
 ) -> None:
     """Answer a user's turn, by the model's own chat template."""
@@ -81,7 +87,7 @@ def chat(
     if system is not None:
         messages.insert(0, ("system", system))
     options = _options(max_tokens, temperature, top_p, top_k, min_p, seed, stop, n, ignore_eos)
-    with terminal.connected(url, api_key) as client:
+    with terminal.connected(url, api_key, terminal.tls_of(tls_ca, client_cert, client_key)) as client:
         name = terminal.choose_model(client, model, "chat")
         if as_json:
             terminal.print_json(client.chat(name, messages, timeout_s=timeout_s, **options))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from attendant_client import AsyncClient, AttendantError, RetryPolicy
+from attendant_client import AsyncClient, AttendantError, RetryPolicy, Tls
 
 STREAMS_PER_CONNECTION = 64
 """Servers commonly allow 100 streams a connection; further ones would wait in the client and be timed as the server's."""
@@ -73,12 +73,12 @@ class LoadResult:
     duration_s: float
 
 
-async def run_load(load: Load, url: str, api_key: str | None, on_done: Callable[[], None]) -> LoadResult:
+async def run_load(load: Load, url: str, api_key: str | None, on_done: Callable[[], None], tls: Tls | bool = False) -> LoadResult:
     """Send the load; ``on_done`` is called after each request. A request that fails is recorded, not raised."""
     draws = random.Random(load.seed)
     prompts = [[draws.randrange(load.vocab_size) for _ in range(load.prompt_tokens)] for _ in range(load.num_requests)]
     num_clients = -(-min(load.concurrency, load.num_requests) // STREAMS_PER_CONNECTION)
-    clients = [AsyncClient(url, api_key=api_key, retry=RetryPolicy(max_attempts=1)) for _ in range(num_clients)]
+    clients = [AsyncClient(url, api_key=api_key, tls=tls, retry=RetryPolicy(max_attempts=1)) for _ in range(num_clients)]
     free = asyncio.Semaphore(load.concurrency)
 
     async def send(index: int) -> RequestTimes:

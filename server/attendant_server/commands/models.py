@@ -3,12 +3,20 @@
 import dataclasses
 
 from attendant_server.commands import terminal
-from attendant_server.commands.terminal import ApiKey, AsJson, TimeoutS, Url
+from attendant_server.commands.terminal import ApiKey, AsJson, ClientCert, ClientKey, TimeoutS, TlsCa, Url
 
 
-def models(as_json: AsJson = False, url: Url = terminal.DEFAULT_URL, api_key: ApiKey = None, timeout_s: TimeoutS = None) -> None:
+def models(
+    as_json: AsJson = False,
+    url: Url = terminal.DEFAULT_URL,
+    api_key: ApiKey = None,
+    tls_ca: TlsCa = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
+    timeout_s: TimeoutS = None,
+) -> None:
     """List the served models."""
-    with terminal.connected(url, api_key) as client:
+    with terminal.connected(url, api_key, terminal.tls_of(tls_ca, client_cert, client_key)) as client:
         served = client.list_models(timeout_s=timeout_s)
     if as_json:
         terminal.print_json([dataclasses.asdict(model) for model in served])

@@ -16,7 +16,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from attendant_client import Client
+    from attendant_client import Client, Tls
 
 ANSWERED_WITH_ERROR = 1
 WRONG_CALL = 2
@@ -24,8 +24,11 @@ NO_SERVER = 3
 
 MAX_TABLE_WIDTH = 400
 
-Url = Annotated[str, typer.Option("--url", envvar="ATTENDANT_URL", help="The server's gRPC address, host:port.")]
+Url = Annotated[str, typer.Option("--url", envvar="ATTENDANT_URL", help="The server's gRPC address: host:port, or grpcs://host:port.")]
 ApiKey = Annotated[str | None, typer.Option("--api-key", envvar="ATTENDANT_API_KEY", help="Key, where the server asks for one.")]
+TlsCa = Annotated[str | None, typer.Option("--tls-ca", envvar="ATTENDANT_TLS_CA", help="Authority (PEM) to trust; TLS.")]
+ClientCert = Annotated[str | None, typer.Option("--client-cert", envvar="ATTENDANT_CLIENT_CERT", help="Certificate (PEM) for mutual TLS.")]
+ClientKey = Annotated[str | None, typer.Option("--client-key", envvar="ATTENDANT_CLIENT_KEY", help="Its private key (PEM).")]
 ModelName = Annotated[str | None, typer.Option("--model", "-m", help="A served model. Default: the first that does the task.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON, for programs.")]
 TimeoutS = Annotated[float | None, typer.Option("--timeout-s", min=0.001, help="Give up after this many seconds.")]
@@ -44,13 +47,13 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 @contextmanager
-def connected(url: str, api_key: str | None) -> Iterator["Client"]:
+def connected(url: str, api_key: str | None, tls: "Tls | bool" = False) -> Iterator["Client"]:
     """Give a client of the server, and turn whatever its calls raise into a sentence and an exit code."""
     # The client's imports (grpc) take longer than `attendant --help` should.
     from attendant_client import AttendantError, Client, RetryPolicy
 
     try:
-        client = Client(url, api_key=api_key, retry=RetryPolicy(max_attempts=2))
+        client = Client(url, api_key=api_key, tls=tls, retry=RetryPolicy(max_attempts=2))
     except ValueError as error:
         fail(str(error), WRONG_CALL)
     try:
@@ -58,6 +61,13 @@ def connected(url: str, api_key: str | None) -> Iterator["Client"]:
             yield client
     except AttendantError as error:
         fail(error.message, exit_code(error))
+
+
+def tls_of(ca: str | None, cert: str | None, key: str | None) -> "Tls | bool":
+    """Return the client's TLS for the options; False, which leaves the choice to the URL, where none is given."""
+    from attendant_client import Tls
+
+    return Tls(ca_file=ca, cert_file=cert, key_file=key) if ca or cert or key else False
 
 
 def exit_code(error: Exception) -> int:

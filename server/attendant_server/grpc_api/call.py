@@ -28,6 +28,7 @@ STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
 # Trailers are limited to 8 KiB, and a message travels in them three times, once percent-encoded.
 MAX_MESSAGE_BYTES = 1000
+_LOOPBACK_PEER = re.compile(r"ipv4:127\.|ipv6:(\[|%5B)(::1|::ffff:127\.[0-9.]+)(\]|%5D):")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -66,6 +67,12 @@ class GrpcCall:
     def authorization(self) -> str | None:
         """The caller's ``authorization`` metadata, if any."""
         return self._metadata.get("authorization")
+
+    @property
+    def is_from_loopback(self) -> bool:
+        """True where the connection comes from this machine's loopback, as far as the server can say who is at its end."""
+        peer = getattr(self._context, "peer", None)
+        return peer is not None and _LOOPBACK_PEER.match(peer() or "") is not None
 
     def let_in(self, endpoint: str, tenant: str) -> None:
         """Note who calls what, and until when. Raises ``ServingError`` for a timeout that is no number."""

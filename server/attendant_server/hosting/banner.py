@@ -86,13 +86,15 @@ def ready_text(
     lines = ["attendant is ready", f"  HTTP  {http}  (reference at {http}/docs)", f"  gRPC  {grpc}", ""]
     width = max((len(card.id) for card in cards), default=0)
     lines += [f"  {card.id:<{width}}  {card.family}, {', '.join(card.tasks)}; up to {card.max_model_len} tokens" for card in cards]
-    lines += ["", "Try it:", *(f"  {line}" for line in example_lines(cards, http=http, grpc=grpc, asks_keys=asks_keys, is_mutual=is_mutual))]
+    lines += [
+        "",
+        "Try it:",
+        *(f"  {line}" for line in example_lines(cards, http=http, grpc=grpc, asks_keys=asks_keys, is_mutual=is_mutual)),
+    ]
     return "\n".join(lines)
 
 
-def example_lines(
-    cards: Sequence[ModelCard], *, http: str, grpc: str, asks_keys: bool, is_mutual: bool = False
-) -> tuple[str, ...]:
+def example_lines(cards: Sequence[ModelCard], *, http: str, grpc: str, asks_keys: bool, is_mutual: bool = False) -> tuple[str, ...]:
     """Return a shell line each for curl, the Python client and bare gRPC, for the most telling task that is served."""
     model_by_task = {task: card.id for card in reversed(cards) for task in card.tasks}
     task = next((task for task in _EXAMPLES if task in model_by_task), None)

@@ -74,7 +74,12 @@ class Cluster:
             raise DeploymentFailedError("--device is cuda and Ray sees no GPU on this machine; use cpu or auto.")
         serve.start(
             http_options=HTTPOptions(host=settings.host, port=settings.http_port),
-            grpc_options=gRPCOptions(port=settings.grpc_port, grpc_servicer_functions=GRPC_SERVICER_FUNCTIONS),
+            grpc_options=gRPCOptions(
+                port=settings.grpc_port,
+                grpc_servicer_functions=GRPC_SERVICER_FUNCTIONS,
+                # Serve's own answers without asking our handlers, so with keys there is none.
+                enable_reflection=settings.api_key_file is None,
+            ),
             logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
         )
         target = serve.RunTarget(target=make_application(settings, log_path=self._log_path), name=_APPLICATION, route_prefix="/")

@@ -10,16 +10,19 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from attendant_server.auth import ApiKeys
 from attendant_server.config import Settings
+from attendant_server.errors import ServingError
 from attendant_server.gateway.gateway import Gateway
 from attendant_server.gateway.results import ModelCard
 from attendant_server.gateway.served_model import ServedModel
-from attendant_server.grpc_api.call import GrpcContext
+from attendant_server.grpc_api.call import GrpcCall, GrpcContext
+from attendant_server.grpc_api.deserializer import MalformedMessage
 from attendant_server.grpc_api.health import HealthHandlers
 from attendant_server.grpc_api.servicer import InferenceHandlers
 from attendant_server.hosting.adapter_paths import with_adapters
@@ -52,6 +55,8 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
         )
         InferenceHandlers.__init__(self, self._core, max_body_bytes=settings.max_body_bytes)
         HealthHandlers.__init__(self, self._core)
+        # A log file is shared on one machine alone; there Serve's gRPC port listens on every address, whatever its host says.
+        self._is_behind_loopback = log_path is not None and settings.host == "127.0.0.1"
         self._drains = asyncio.Event()
         by_deployment = {deployment: models[name] for name, (deployment, _) in engines.items()}
         self._link_token = link_token
@@ -77,6 +82,12 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
         app = create_app(self._core, self._settings)
         app.add_middleware(OneRequestId)
         return app
+
+    def _let_in(self, call: GrpcCall, endpoint: str, request: Message | MalformedMessage) -> None:
+        """Let in as everywhere, but on a machine of our own only what came through its front: Serve's port is open to all."""
+        if self._is_behind_loopback and not call.is_from_loopback:
+            raise ServingError("invalid_api_key", "this port is the server's own; call the address that the server printed at its start")
+        super()._let_in(call, endpoint, request)
 
     async def models(self) -> tuple[ModelCard, ...]:
         """Describe the served models, for the driver's ready text."""

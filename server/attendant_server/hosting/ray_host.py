@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import tempfile
-from contextlib import redirect_stdout
+from contextlib import AsyncExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from attendant_server.hosting.banner import ready_text
 from attendant_server.hosting.lifecycle import StopRequest
 from attendant_server.hosting.log_pipe import LogPipe
 from attendant_server.hosting.orphans import adopt_orphans, end_children
+from attendant_server.hosting.tls import TlsFileError, load_tls
+from attendant_server.hosting.tls_front import TlsFrontError, tls_front, write_config
 
 if TYPE_CHECKING:
     from attendant_server.hosting.cluster import Cluster
@@ -42,7 +44,7 @@ def run_on_ray(settings: Settings) -> int:
         # Unix sockets lie in it, and their paths may have 107 characters at most: hence not where TMPDIR says.
         with tempfile.TemporaryDirectory(prefix="attendant-", dir="/tmp", ignore_cleanup_errors=True) as run_dir:
             return _run(settings, Path(run_dir))
-    except (ports.PortInUseError, ApiKeyFileError) as error:
+    except (ports.PortInUseError, ApiKeyFileError, TlsFileError, TlsFrontError) as error:
         return _fail(str(error))
     except (KeyboardInterrupt, SystemExit):
         return 0
@@ -58,13 +60,14 @@ def _run(settings: Settings, run_dir: Path) -> int:
 
     del os.environ[_NO_ABORTS]
     log = LogPipe(run_dir / "log")
-    cluster = Cluster(settings, run_dir, log_path=str(log.path))
+    behind = _behind_tls(settings)
+    cluster = Cluster(behind, run_dir, log_path=str(log.path))
     adopt_orphans()
     try:
         # Ray prints what it has to report on standard output, which is for what was asked for.
         with redirect_stdout(sys.stderr):
             cluster.start()
-            asyncio.run(_serve(cluster, settings))
+            asyncio.run(_serve_in_front(cluster, settings, behind, run_dir))
     except DeploymentFailedError as error:
         return _fail(str(error))
     finally:
@@ -72,6 +75,22 @@ def _run(settings: Settings, run_dir: Path) -> int:
         end_children(_LAST_PROCESS_TIMEOUT_S)
         log.close()
     return 0
+
+
+def _behind_tls(settings: Settings) -> Settings:
+    """Return the settings for Serve: where TLS ends in front of it, it listens on loopback and other ports."""
+    if settings.tls_cert is None:
+        return settings
+    http_port, grpc_port = ports.pick_free(_HOSTS[0], 2, avoid=(settings.http_port, settings.grpc_port))
+    plain: dict[str, object] = {"tls_cert": None, "tls_key": None, "tls_client_ca": None}
+    return settings.model_copy(update={"host": _HOSTS[0], "http_port": http_port, "grpc_port": grpc_port, **plain})
+
+
+async def _serve_in_front(cluster: "Cluster", settings: Settings, behind: Settings, run_dir: Path) -> None:
+    async with AsyncExitStack() as stack:
+        if (tls := load_tls(settings)) is not None:
+            await stack.enter_async_context(tls_front(write_config(run_dir, tls, front=settings, serve=behind)))
+        await _serve(cluster, settings)
 
 
 async def _serve(cluster: "Cluster", settings: Settings) -> None:
@@ -92,12 +111,21 @@ async def _start(cluster: "Cluster", settings: Settings) -> None:
     await cluster.deploy()
     cards = await cluster.wait_ready()
     asks_keys = settings.api_key_file is not None
-    text = ready_text(cards, host=settings.host, http_port=settings.http_port, grpc_port=settings.grpc_port, asks_keys=asks_keys)
+    text = ready_text(
+        cards,
+        host=settings.host,
+        http_port=settings.http_port,
+        grpc_port=settings.grpc_port,
+        asks_keys=asks_keys,
+        is_tls=settings.tls_cert is not None,
+        is_mutual=settings.tls_client_ca is not None,
+    )
     print(text, file=sys.__stdout__, flush=True)
 
 
 def _for_this_machine(settings: Settings) -> Settings:
-    """Return the settings with real ports for 0 and whole paths. Raises ``PortInUseError`` and ``ApiKeyFileError``."""
+    """Return the settings with real ports for 0 and whole paths. Raises ``PortInUseError``, ``ApiKeyFileError``, ``TlsFileError``."""
+    load_tls(settings)
     if settings.host not in _HOSTS:
         raise ports.PortInUseError(
             f"On Ray, --host must be {_HOSTS[0]} (this machine alone) or {_HOSTS[1]} (every address); {settings.host} is neither. "

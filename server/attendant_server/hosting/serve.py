@@ -41,9 +41,12 @@ _STOP_MARGIN_S = 10.0
 def build_app(args: dict[str, Any]) -> Application:
     """Return the application for ``args``; no models means the bundled ones, as on the command line.
 
-    Raises pydantic's ``ValidationError`` for settings that are none, and ``ModelPathError`` for a model that is not found.
+    Raises pydantic's ``ValidationError`` for settings that are none, ``ValueError`` for TLS, which is not Serve's to end, and
+    ``ModelPathError`` for a model that is not found.
     """
     settings = Settings.model_validate(args)
+    if settings.tls_cert or settings.tls_key or settings.tls_client_ca:
+        raise ValueError("Ray Serve's own ports speak no TLS; end it at the cluster's gateway or ingress and leave tls_* out here.")
     named = [model.model_copy(update={"path": str(resolve_model(model.path).path)}) for model in settings.models]
     found = named or [ModelSettings(name=model.name, path=str(model.path)) for model in resolve_models([])]
     return make_application(settings.model_copy(update={"models": assign_adapters(found, settings.adapter)}))

@@ -73,7 +73,9 @@ def _check_pair(cert: Path, key: Path) -> None:
         raise TlsFileError(f"The key in {key} is encrypted; give one without a passphrase, readable by this user alone.") from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise TlsFileError(f"The key in {key} is not that of the first certificate in {cert}; give the pair that belongs together.") from None
+            raise TlsFileError(
+                f"The key in {key} is not that of the first certificate in {cert}; give the pair that belongs together."
+            ) from None
         raise TlsFileError(f"The certificate in {cert} and the key in {key} cannot be used: {_reason(error)}.") from None
 
 

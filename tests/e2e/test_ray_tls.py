@@ -1,0 +1,65 @@
+"""Mutual TLS and keys on Ray Serve, whose own ports know neither: HAProxy in front ends TLS, the handlers ask for the key."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.certificates import Authority, Pair
+from tests.e2e.callers import MODEL
+from tests.e2e.conftest import START_TIMEOUT_S
+from tests.e2e.server_process import ServerProcess
+from tests.e2e.tls_checks import TlsChecks
+from tests.e2e.tls_checks import authority as authority
+from tests.e2e.tls_checks import client_pair as client_pair
+from tests.e2e.tls_checks import stranger as stranger
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(180)]
+
+KEY = "alice-key-1"
+
+
+@pytest.fixture(scope="module")
+def tls_server(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[ServerProcess]:
+    pair, directory = authority.issue("server"), tmp_path_factory.mktemp("server")
+    (directory / "keys").write_text(f"alice: {KEY}\n")
+    server = ServerProcess(
+        MODEL,
+        *("--http-port", "0", "--grpc-port", "0", "--kv-cache-memory", "6MiB", "--log-level", "warning", "--drain-timeout-s", "5"),
+        *("--tls-cert", str(pair.cert), "--tls-key", str(pair.key), "--tls-client-ca", str(authority.ca)),
+        *("--api-key-file", str(directory / "keys")),
+        log_dir=directory,
+    )
+    try:
+        server.wait_ready(START_TIMEOUT_S)
+        yield server
+    finally:
+        server.stop()
+
+
+class TestRayTls(TlsChecks):
+    key = KEY
+
+
+def test_without_a_key_nothing_but_the_probes_answers(tls_server: ServerProcess, authority: Authority, client_pair: Pair) -> None:
+    credentials = grpc.ssl_channel_credentials(authority.ca.read_bytes(), client_pair.key.read_bytes(), client_pair.cert.read_bytes())
+    with grpc.secure_channel(tls_server.grpc_address.removeprefix("grpcs://"), credentials) as channel:
+        assert _code(channel, "/grpc.health.v1.Health/Check") == grpc.StatusCode.OK
+        for method in ("Complete", "ListModels", "Tokenize"):
+            assert _code(channel, f"/attendant.v1.InferenceService/{method}") == grpc.StatusCode.UNAUTHENTICATED
+        assert _code(channel, "/grpc.health.v1.Health/List") == grpc.StatusCode.UNAUTHENTICATED
+        # Serve's server has no such methods, and takes nobody's word on who may hear that.
+        for method in ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/nope.Service/Nope"):
+            assert _code(channel, method) in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
+
+
+def _code(channel: grpc.Channel, method: str) -> grpc.StatusCode:
+    raw: Any = channel
+    try:
+        raw.unary_unary(method)(b"", timeout=20)
+    except grpc.RpcError as error:
+        failed: Any = error
+        code: grpc.StatusCode = failed.code()
+        return code
+    return grpc.StatusCode.OK
