@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-_HTTP = re.compile(r"^\s*HTTP\s+(http://\S+)", re.MULTILINE)
+_HTTP = re.compile(r"^\s*HTTP\s+(https?://\S+)", re.MULTILINE)
 _GRPC = re.compile(r"^\s*gRPC\s+(\S+)", re.MULTILINE)
 
 

@@ -136,6 +136,10 @@ class Tokenizer:
         token = self._token_by_id.get(token_id)
         return b"" if token is None else self._pieces.bytes_of(token, False)
 
+    def warm_up(self) -> None:
+        """Start what renders chats, so that the first chat need not wait for it."""
+        self._templates.warm_up()
+
     def render_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -147,7 +151,7 @@ class Tokenizer:
         """Return the prompt that the checkpoint's own chat template makes of ``messages``.
 
         Raises ``UnsupportedError`` without a template, ``InvalidRequestError`` when the template refuses the messages, and
-        ``RequestFaultError`` when it runs too long.
+        ``RequestFaultError`` when it takes too much processor time or memory.
         """
         if not self._templates.is_present:
             raise UnsupportedError("This model has no chat template; use completions with a prompt instead.", param="messages")

@@ -119,7 +119,7 @@ class Completions:
         )
 
     async def _chat_prompt(self, model: ServedModel, request: ChatRequest, call: ActiveCall) -> tuple[EncodedPrompt, ...]:
-        return (await self._toolbox.text_pool.run(call.deadline, encode_chat, model, request.messages),)
+        return (await self._toolbox.text_pool.run_chat(call.deadline, encode_chat, model, request.messages),)
 
 
 def encode_chat(

@@ -106,7 +106,9 @@ class Gateway:
         with self._begin(call) as active:
             model = self._admit(request.model, active)
             tokenizer = model.tokenizer
-            token_ids = await self._toolbox.text_pool.run(active.deadline, _tokenize, model, request)
+            text_pool = self._toolbox.text_pool
+            run = text_pool.run if request.messages is None else text_pool.run_chat
+            token_ids = await run(active.deadline, _tokenize, model, request)
             info = model.info
             return TokenizeResult(
                 token_ids=token_ids,

@@ -34,6 +34,7 @@ class ServedModel:
             tokenizer = Tokenizer.load(Path(path))
         except CheckpointError as error:
             raise CheckpointError(f"Model '{name}': {error}") from None
+        tokenizer.warm_up()
         return cls(name, tokenizer=tokenizer, links=links, max_queue=max_queue)
 
     def adapted(self, name: str) -> "ServedModel":

@@ -14,6 +14,8 @@ from attendant_server.gateway.admission import Deadline
 
 NUM_THREADS = 2
 """The tokenizers library spreads work over cores by itself; two threads keep one long text from blocking short ones."""
+NUM_CHAT_THREADS = 4
+"""They wait for the processes that render; apart from the others, so that a template gone wrong holds up chats at most."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,13 +26,21 @@ class TextPool:
 
     def __init__(self, num_threads: int = NUM_THREADS) -> None:
         self._executor = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="attendant-text")
+        self._chat_executor = ThreadPoolExecutor(max_workers=NUM_CHAT_THREADS, thread_name_prefix="attendant-chat")
 
     async def run(self, deadline: Deadline, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return ``function(...)``, computed in a thread. Raises what it raises, and deadline_exceeded when it takes too long."""
+        return await self._run_in(self._executor, deadline, partial(function, *args, **kwargs))
+
+    async def run_chat(self, deadline: Deadline, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do the same for a ``function`` that renders a conversation first."""
+        return await self._run_in(self._chat_executor, deadline, partial(function, *args, **kwargs))
+
+    async def _run_in(self, executor: ThreadPoolExecutor, deadline: Deadline, work: Callable[[], T]) -> T:
         context = contextvars.copy_context()
-        work = partial(context.run, partial(function, *args, **kwargs))
-        return await deadline.guard(asyncio.get_running_loop().run_in_executor(self._executor, work))
+        return await deadline.guard(asyncio.get_running_loop().run_in_executor(executor, partial(context.run, work)))
 
     def close(self) -> None:
         """Take no more work; what runs is left to end by itself."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._executor, self._chat_executor):
+            executor.shutdown(wait=False, cancel_futures=True)
