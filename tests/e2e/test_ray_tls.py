@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 
 from tests.certificates import Authority, Pair
 from tests.e2e.callers import MODEL
 from tests.e2e.conftest import START_TIMEOUT_S
+from tests.e2e.processes import descendants, listening_everywhere, own_address
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.tls_checks import TlsChecks
 from tests.e2e.tls_checks import authority as authority
@@ -54,10 +56,27 @@ def test_without_a_key_nothing_but_the_probes_answers(tls_server: ServerProcess,
             assert _code(channel, method) in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
 
 
-def _code(channel: grpc.Channel, method: str) -> grpc.StatusCode:
+def test_no_port_of_ours_is_a_way_round_the_front(tls_server: ServerProcess) -> None:
+    """Not even with a key: what listens on every address is Serve's, HAProxy's or Ray's, and does no work for who comes from outside."""
+    address = own_address()
+    if address is None:
+        pytest.skip("this machine has no address but loopback")
+    ports = listening_everywhere([tls_server.pid, *descendants(tls_server.pid)])
+    assert ports, "Serve's gRPC port listens on every address; if it no longer does, so much the better, and this test may go"
+    for port in ports:
+        with grpc.insecure_channel(f"{address}:{port}") as channel:
+            assert _code(channel, "/attendant.v1.InferenceService/ListModels", KEY) != grpc.StatusCode.OK, port
+        try:
+            answer = httpx.get(f"http://{address}:{port}/v1/models", headers={"authorization": f"Bearer {KEY}"}, timeout=5)
+        except httpx.HTTPError:
+            continue
+        assert MODEL not in answer.text, port
+
+
+def _code(channel: grpc.Channel, method: str, key: str | None = None) -> grpc.StatusCode:
     raw: Any = channel
     try:
-        raw.unary_unary(method)(b"", timeout=20)
+        raw.unary_unary(method)(b"", timeout=5, metadata=(("authorization", f"Bearer {key}"),) if key else ())
     except grpc.RpcError as error:
         failed: Any = error
         code: grpc.StatusCode = failed.code()

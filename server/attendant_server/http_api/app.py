@@ -33,6 +33,7 @@ def create_app(gateway: GatewayTasks | Callable[[], GatewayTasks], settings: Set
     """Return the application in front of ``gateway``, or of what it returns when called (``ServingError`` while there is none)."""
     get_gateway: Callable[[], GatewayTasks] = gateway if callable(gateway) else lambda: gateway
     app = _Application(docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
+    app.asks_keys = settings.api_key_file is not None
     routers = (
         generation_routes(get_gateway),
         task_routes(get_gateway),
@@ -64,10 +65,12 @@ def create_app(gateway: GatewayTasks | Callable[[], GatewayTasks], settings: Set
 class _Application(FastAPI):
     """FastAPI with a document of our own making, built at the first request for it."""
 
+    asks_keys = False
+
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
         if self.openapi_schema is None:
-            self.openapi_schema = build_document(self)
+            self.openapi_schema = build_document(self, asks_keys=self.asks_keys)
         return self.openapi_schema
 
 

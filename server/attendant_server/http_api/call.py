@@ -20,6 +20,8 @@ TIMEOUT_HEADER = b"x-request-timeout-s"
 REQUEST_ID_KEY = "attendant.request_id"
 TENANT_KEY = "attendant.tenant"
 HANDED_OVER_KEY = "attendant.handed_over"
+OPEN_PATHS = frozenset({"/health", "/ready"})
+"""An orchestrator's probes have no key; all other paths are closed unless the key is right, those yet to be written too."""
 
 _SANE_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from attendant_server.gateway.interface import GatewayTasks
-from attendant_server.http_api.call import REQUEST_ID_HEADER, REQUEST_ID_KEY, TENANT_KEY, find_header, take_request_id
+from attendant_server.http_api.call import OPEN_PATHS, REQUEST_ID_HEADER, REQUEST_ID_KEY, TENANT_KEY, find_header, take_request_id
 from attendant_server.http_api.refusals import RefusalCounter
 from attendant_server.http_api.responses import error_response
 from attendant_server.logging import bind_request_id, log_event
 from attendant_server.status import view_error
 
-# An orchestrator's probes have no key; all other paths are closed unless the key is right, those yet to be written too.
-OPEN_PATHS = frozenset({"/health", "/ready"})
 # Asked every few seconds by machines; their lines would drown the others.
 QUIET_PATHS = OPEN_PATHS | {"/metrics"}
 

@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from attendant_engine import __version__
 from attendant_server.http_api import bodies
+from attendant_server.http_api.call import OPEN_PATHS
 from attendant_server.http_api.field_notes import describe_fields
 from attendant_server.http_api.schemas import ErrorAnswer
 from attendant_server.status import STATUS_TABLE
@@ -72,7 +73,7 @@ TASK_ERRORS = (
 )
 
 
-def build_document(app: FastAPI) -> dict[str, Any]:
+def build_document(app: FastAPI, *, asks_keys: bool = False) -> dict[str, Any]:
     """Return the document of ``app``'s routes."""
     document: dict[str, Any] = get_openapi(title="attendant", version=__version__, description=_DESCRIPTION, routes=app.routes)
     _, definitions = models_json_schema([(body_type, "validation") for body_type in BODY_TYPES], ref_template=_REF_TEMPLATE)
@@ -85,7 +86,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
     components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer", "description": "Only where the server asks for keys."}}
-    document["security"] = [{}, {"apiKey": []}]
+    document["security"] = [{"apiKey": []}] if asks_keys else [{}, {"apiKey": []}]
     timeout = {
         "name": "x-request-timeout-s",
         "in": "header",
@@ -93,8 +94,10 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         "description": "Deadline of the request, in seconds.",
         "schema": {"type": "number", "exclusiveMinimum": 0},
     }
-    for path in document["paths"].values():
-        for method, operation in path.items():
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if path in OPEN_PATHS:
+                operation["security"] = []
             # FastAPI's own validation errors; here every fault of a request is a 400 in our shape.
             operation["responses"].pop("422", None)
             if method == "post":

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from attendant.v1 import inference_service_pb2
 from attendant_server.config import Settings
 from attendant_server.grpc_api import services
+from attendant_server.grpc_api.call import GrpcCall
 from attendant_server.grpc_api.key_check import OPEN_METHODS, MessageTimeLimit
 from tests.server.grpc_api.fakes import FakeGateway
 
@@ -154,3 +155,42 @@ async def _third(channel: Any) -> grpc.StatusCode:
     call = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=0.2)
     code: grpc.StatusCode = await call.code()
     return code
+
+
+@pytest.mark.parametrize(
+    ("peer", "is_loopback"),
+    [
+        ("ipv4:127.0.0.1:1", True),
+        ("ipv6:%5B::1%5D:1", True),
+        ("ipv6:[::1]:1", True),
+        ("ipv6:%5B::ffff:127.0.0.1%5D:1", True),
+        ("ipv4:10.0.0.1:1", False),
+        ("ipv6:%5B::ffff:10.0.0.1%5D:1", False),
+        ("ipv6:%5B2001:db8::127.0.0.1%5D:1", False),
+        ("ipv6:%5B::1:1%5D:1", False),
+        ("unix:/x", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_loopback_is_told_from_everything_else(peer: str | None, is_loopback: bool) -> None:
+    assert GrpcCall(_From(peer)).is_from_loopback == is_loopback
+
+
+class _From:
+    """A context of an RPC from ``peer``."""
+
+    def __init__(self, peer: str | None) -> None:
+        self._peer = peer
+
+    def peer(self) -> str | None:
+        return self._peer
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return []
+
+    def set_code(self, code: grpc.StatusCode) -> None: ...
+
+    def set_details(self, details: str) -> None: ...
+
+    def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str | bytes]]) -> None: ...

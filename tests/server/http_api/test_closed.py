@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from attendant_server.http_api.body_limit import BodyLimit
-from attendant_server.http_api.middleware import OPEN_PATHS
+from attendant_server.http_api.call import OPEN_PATHS
 from tests.server.http_api.fakes import FakeGateway
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "get", "X")
