@@ -63,9 +63,7 @@ def seeds() -> dict[str, bytes]:
         "Chat": chat,
         "StreamChat": chat_pb2.StreamChatRequest(request=chat),
         "Embed": embedding_pb2.EmbedRequest(model="tiny", inputs=[text, ids], dimensions=3),
-        "Classify": classification_pb2.ClassifyRequest(
-            model="tiny", inputs=[classification_pb2.ClassifyInput(text="a"), classification_pb2.ClassifyInput(text="a", pair="b")]
-        ),
+        "Classify": classification_pb2.ClassifyRequest(model="tiny", inputs=[one, pair]),
         "FewShot": few_shot_pb2.FewShotRequest(model="tiny", instruction="do", examples=examples, queries=["q"], labels=["a", "b"]),
         "Tokenize": tokenization_pb2.TokenizeRequest(model="tiny", text="Once"),
         "Detokenize": tokenization_pb2.DetokenizeRequest(model="tiny", token_ids=[1, 2]),
