@@ -1,7 +1,9 @@
 """Run schemathesis with all its checks over the OpenAPI document of a server of our own, without keys and with them.
 
 ``make fuzz`` installs schemathesis into a folder of its own and runs this; ``make fuzz ARGS="--cases 1000"`` for longer.
-Exit code 1 where a check fails: a 5xx, an answer that the document does not describe, a key that was not asked for.
+Exit code 1 where a check fails: a 5xx, an answer that the document does not describe, a key that was not asked for. What a schema
+cannot say (a model's vocabulary, context and tasks) is a 400, so that status is taken for a request that fits the schema. Every
+request has a minute: the document lets a caller ask for an answer in no time, and 504 is then the answer.
 """
 
 import argparse
@@ -15,6 +17,9 @@ from tests.e2e.server_process import ServerProcess
 MODELS = ("stories260k", "tiny-encoder", "tiny-classifier")
 KEY = "fuzz-key-of-this-run"
 START_TIMEOUT_S = 120
+CONFIG = """[checks.positive_data_acceptance]
+expected-statuses = ["2xx", 400, 401, 404, 429]
+"""
 
 
 def main() -> int:
@@ -49,8 +54,10 @@ def fuzz(command: str, num_cases: int, seed: int, *, with_keys: bool) -> int:
         try:
             server.wait_ready(START_TIMEOUT_S)
             print(f"keys {'on' if with_keys else 'off'}: {server.http_url}", flush=True)
-            run = [command, "run", f"{server.http_url}/openapi.json", "--checks", "all", "--seed", str(seed)]
-            done = subprocess.run([*run, "--max-examples", str(num_cases), "--request-timeout", "60", "--continue-on-failure", *header])
+            (directory / "schemathesis.toml").write_text(CONFIG)
+            run = [command, "--config-file", str(directory / "schemathesis.toml"), "run", f"{server.http_url}/openapi.json"]
+            run += ["--checks", "all", "--seed", str(seed), "--max-examples", str(num_cases), "--request-timeout", "60"]
+            done = subprocess.run([*run, "--header", "x-request-timeout-s:60", *header])
         finally:
             server.stop()
             log = server.stderr

@@ -27,6 +27,7 @@ from attendant_server.gateway.interface import GatewayTasks, StreamItem
 from attendant_server.grpc_api import requests, responses
 from attendant_server.grpc_api.call import GrpcCall, GrpcContext
 from attendant_server.grpc_api.deserializer import MalformedMessage
+from attendant_server.grpc_api.stalls import stall_limit
 from attendant_server.status import view_error
 
 _log = logging.getLogger(__name__)
@@ -195,7 +196,10 @@ class InferenceHandlers:
             items: Any = await admit(call)
             try:
                 async for item in items:
-                    yield write(item, call.request_id)
+                    piece = write(item, call.request_id)
+                    with stall_limit(items) as stall:
+                        yield piece
+                    stall.check()
             finally:
                 # Closing is what tells the gateway that nobody listens any more; a plain iterator has nothing to close.
                 close = getattr(items, "aclose", None)

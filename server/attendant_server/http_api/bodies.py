@@ -27,6 +27,20 @@ from attendant_server.gateway.requests import (
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+def _is_given(name: str) -> dict[str, Any]:
+    """Return the JSON schema of an object in which ``name`` is there and not null."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def _exactly_one(*names: str) -> dict[str, Any]:
+    return {"oneOf": [_is_given(name) for name in names]}
+
+
+def _needs_true(name: str, other: str) -> dict[str, Any]:
+    """Return the JSON schema that asks for ``other`` to be true where ``name`` is given."""
+    return {"if": _is_given(name), "then": {"required": [other], "properties": {other: {"const": True}}}}
+
+
 class StreamOptions(StrictModel):
     """What a stream reports beside its text."""
 
@@ -75,7 +89,10 @@ class CompletionBody(CompletionRequest, StreamFields, OpenAIFields):
     """Body of ``POST /v1/completions``. ``suffix`` is refused: no served model fills in the middle."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": "stories260k", "prompt": "Once upon a time", "max_tokens": 32, "temperature": 0}]}
+        json_schema_extra={
+            "examples": [{"model": "stories260k", "prompt": "Once upon a time", "max_tokens": 32, "temperature": 0}],
+            **_needs_true("stream_options", "stream"),
+        }
     )
 
 
@@ -107,7 +124,10 @@ class ChatBody(TaskRequest, SamplingFields, StreamFields, OpenAIFields):
     """Body of ``POST /v1/chat/completions``."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": "my-chat-model", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32}]}
+        json_schema_extra={
+            "examples": [{"model": "my-chat-model", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32}],
+            "allOf": [_needs_true("stream_options", "stream"), _needs_true("top_logprobs", "logprobs")],
+        }
     )
 
     messages: Messages
@@ -157,7 +177,9 @@ class EmbedBody(EmbedRequest, OpenAIFields):
 class ClassifyBody(ClassifyRequest, OpenAIFields):
     """Body of ``POST /v1/classify``."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "my-classifier", "input": ["what a lovely film"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "my-classifier", "input": ["what a lovely film"]}], **_exactly_one("input", "pairs")}
+    )
 
 
 class FewShotBody(FewShotRequest, OpenAIFields):
@@ -181,7 +203,9 @@ class FewShotBody(FewShotRequest, OpenAIFields):
 class TokenizeBody(StrictModel):
     """Body of ``POST /tokenize``: a ``prompt``, or ``messages`` that the model's chat template writes; no model: the first served."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "stories260k", "prompt": "Once upon a time"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "stories260k", "prompt": "Once upon a time"}], **_exactly_one("prompt", "messages")}
+    )
 
     model: ModelName | None = None
     prompt: Text | None = None
@@ -203,4 +227,4 @@ class DetokenizeBody(StrictModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "stories260k", "tokens": [403, 407, 261, 378]}]})
 
     model: ModelName | None = None
-    tokens: Annotated[list[int], Field(max_length=MAX_TEXT_CHARS, fail_fast=True)]
+    tokens: Annotated[list[Annotated[int, Field(json_schema_extra={"minimum": 0})]], Field(max_length=MAX_TEXT_CHARS, fail_fast=True)]

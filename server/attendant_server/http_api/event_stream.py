@@ -22,6 +22,8 @@ from attendant_server.status import view_error
 
 # A reader that stops reading holds this much at most; some hundreds of chunks, so that nobody else notices it.
 MAX_OUTBOX_BYTES = 64 * 1024
+MAX_STALL_S = 60.0
+"""For the caller to take anything of a full outbox; what the stream holds of the gateway is then given back."""
 DONE = b"data: [DONE]\n\n"
 
 _log = logging.getLogger(__name__)
@@ -51,9 +53,13 @@ class Outbox:
         return self._is_untouched
 
     async def put(self, chunk: bytes) -> None:
-        """Add a chunk; waits while the outbox is full."""
+        """Add a chunk; waits while the outbox is full. Raises ``ServingError`` when it stays so for ``MAX_STALL_S``."""
         if not self._has_room.is_set():
-            await self._has_room.wait()
+            try:
+                async with asyncio.timeout(MAX_STALL_S):
+                    await self._has_room.wait()
+            except TimeoutError:
+                raise ServingError("deadline_exceeded", f"the stream was not read for {MAX_STALL_S:g} s") from None
         if not chunk:
             return
         self._is_untouched = False

@@ -11,9 +11,12 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from attendant_server.errors import ServingError
+from attendant_server.gateway.requests import MAX_FIELDS
 from attendant_server.status import view_error
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
+
+_MAX_EXACT = 2**53
 
 _NOT_JSON_NUMBER = re.compile(rb"-?(NaN|Infinity)")
 _POSITION = re.compile(r"line (\d+) column (\d+)$")
@@ -29,6 +32,8 @@ async def read_body(request: Request, body_type: type[BodyT]) -> BodyT:
     data = parse_json(raw)
     if not isinstance(data, dict):
         raise ServingError("invalid_value", "the body must be a JSON object")
+    if len(data) <= MAX_FIELDS:
+        data = {name: _whole(value) for name, value in data.items()}
     try:
         return body_type.model_validate(data)
     except ValidationError as error:
@@ -37,6 +42,11 @@ async def read_body(request: Request, body_type: type[BodyT]) -> BodyT:
         raise ServingError(
             "unsupported_parameter" if view.code == "unsupported_parameter" else "invalid_value", view.message, param=view.param
         ) from None
+
+
+def _whole(value: Any) -> Any:
+    """Return 7 for 7.0, which JSON does not tell apart: some callers' numbers are all floating-point."""
+    return int(value) if type(value) is float and value.is_integer() and abs(value) < _MAX_EXACT else value
 
 
 def parse_json(raw: bytes) -> Any:

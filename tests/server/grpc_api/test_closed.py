@@ -10,11 +10,12 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from attendant.v1 import inference_service_pb2
+from attendant.v1 import completion_pb2, inference_service_pb2
 from attendant_server.config import Settings
-from attendant_server.grpc_api import services
+from attendant_server.grpc_api import services, stalls
 from attendant_server.grpc_api.call import GrpcCall
 from attendant_server.grpc_api.key_check import OPEN_METHODS, MessageTimeLimit
+from attendant_server.grpc_api.servicer import InferenceHandlers
 from tests.server.grpc_api.fakes import FakeGateway
 
 SERVICES = (
@@ -182,6 +183,7 @@ class _From:
 
     def __init__(self, peer: str | None) -> None:
         self._peer = peer
+        self.code = grpc.StatusCode.OK
 
     def peer(self) -> str | None:
         return self._peer
@@ -189,8 +191,33 @@ class _From:
     def invocation_metadata(self) -> list[tuple[str, str]]:
         return []
 
-    def set_code(self, code: grpc.StatusCode) -> None: ...
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
 
     def set_details(self, details: str) -> None: ...
 
     def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str | bytes]]) -> None: ...
+
+
+async def test_a_reader_who_stops_gives_back_what_the_stream_held(monkeypatch: pytest.MonkeyPatch, gateway: FakeGateway) -> None:
+    monkeypatch.setattr(stalls, "MAX_STALL_S", 0.01)
+    gateway.num_pieces = 5
+    handlers = InferenceHandlers(gateway, max_body_bytes=1000)
+    request = completion_pb2.StreamCompleteRequest(request={"model": "tiny", "prompts": [{"text": "a"}]})
+    context = _From("ipv4:127.0.0.1:1")
+    pieces = handlers.StreamComplete(request, context)
+    await anext(pieces)
+    assert not gateway.ended.is_set()
+    async with asyncio.timeout(10):
+        await gateway.ended.wait()
+    assert [piece async for piece in pieces] == []
+    assert context.code == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_reader_who_reads_is_not_limited(gateway: FakeGateway) -> None:
+    gateway.num_pieces = 5
+    handlers = InferenceHandlers(gateway, max_body_bytes=1000)
+    request = completion_pb2.StreamCompleteRequest(request={"model": "tiny", "prompts": [{"text": "a"}]})
+    context = _From("ipv4:127.0.0.1:1")
+    assert len([piece async for piece in handlers.StreamComplete(request, context)]) == 6
+    assert context.code == grpc.StatusCode.OK

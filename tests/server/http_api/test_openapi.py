@@ -112,3 +112,33 @@ async def test_no_route_of_fastapis_own_is_left(client: httpx.AsyncClient, docum
     for path in ("/redoc", "/docs/oauth2-redirect"):
         assert (await client.get(path)).status_code == 404
     assert not {"HTTPValidationError", "ValidationError"} & set(document["components"]["schemas"])
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "fits"),
+    [
+        ("ClassifyBody", {"model": "m", "input": "a"}, True),
+        ("ClassifyBody", {"model": "m", "input": "a", "pairs": None}, True),
+        ("ClassifyBody", {"model": "m", "input": "a", "pairs": [["a", "b"]]}, False),
+        ("ClassifyBody", {"model": "m", "input": None, "pairs": None}, False),
+        ("ClassifyBody", {"model": "m"}, False),
+        ("TokenizeBody", {"prompt": ""}, True),
+        ("TokenizeBody", {"prompt": None, "messages": [{"role": "user", "content": "a"}]}, True),
+        ("TokenizeBody", {}, False),
+        ("CompletionBody", {"model": "m", "prompt": "a", "stream": True, "stream_options": {}}, True),
+        ("CompletionBody", {"model": "m", "prompt": "a", "stream_options": {}}, False),
+        ("CompletionBody", {"model": "m", "prompt": "a", "stream_options": None}, True),
+        ("CompletionBody", {"model": "m", "prompt": "a", "seed": 7.0, "max_tokens": 3.0, "temperature": 1.0}, True),
+        ("CompletionBody", {"model": "m", "prompt": "a", "seed": 7.5}, False),
+        ("ChatBody", {"model": "m", "messages": [{"role": "user", "content": "a"}], "top_logprobs": 1, "logprobs": True}, True),
+        ("ChatBody", {"model": "m", "messages": [{"role": "user", "content": "a"}], "top_logprobs": 1}, False),
+        ("DetokenizeBody", {"model": "m", "tokens": [0]}, True),
+    ],
+)
+async def test_the_schema_and_the_server_agree_on_what_fits(
+    client: httpx.AsyncClient, document: dict[str, Any], name: str, body: dict[str, Any], fits: bool
+) -> None:
+    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    assert jsonschema.Draft202012Validator(schema).is_valid(body) == fits
+    (path,) = [path for path, methods in document["paths"].items() if name in str(methods.get("post", {}).get("requestBody"))]
+    assert ((await client.post(path, json=body)).status_code == 400) == (not fits)
