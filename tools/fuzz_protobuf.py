@@ -52,18 +52,18 @@ def seeds() -> dict[str, bytes]:
     text = common_pb2.Prompt(text="Once upon a time")
     ids = common_pb2.Prompt(token_ids=common_pb2.TokenIds(ids=[1, 2, 3]))
     sampling = common_pb2.SamplingParams(max_tokens=8, temperature=0.5, top_p=0.9, top_k=5, min_p=0.1, seed=7, stop=["a", "b"], n=2)
-    complete = completion_pb2.CompleteRequest(model="tiny", prompts=[text, ids], sampling=sampling, cache_salt="s", priority=1)
+    complete = completion_pb2.CompleteRequest(model="tiny", prompts=[ids, ids], sampling=sampling, cache_salt="s", priority=1)
     turns = [chat_pb2.ChatMessage(role="user", content="Hello")]
     chat = chat_pb2.ChatRequest(model="tiny", messages=turns, sampling=sampling, cache_salt="s", priority=1)
     examples = [few_shot_pb2.FewShotExample(input="I love this", output="good", reasoning="love")]
-    one, pair = classification_pb2.ClassifyInput(text="a"), classification_pb2.ClassifyInput(text="a", pair="b")
+    pair = classification_pb2.ClassifyInput(text="a", pair="b")
     messages: dict[str, Message] = {
         "Complete": complete,
         "StreamComplete": completion_pb2.StreamCompleteRequest(request=complete),
         "Chat": chat,
         "StreamChat": chat_pb2.StreamChatRequest(request=chat),
-        "Embed": embedding_pb2.EmbedRequest(model="tiny", inputs=[text, ids], dimensions=3),
-        "Classify": classification_pb2.ClassifyRequest(model="tiny", inputs=[one, pair]),
+        "Embed": embedding_pb2.EmbedRequest(model="tiny", inputs=[text, text], dimensions=3),
+        "Classify": classification_pb2.ClassifyRequest(model="tiny", inputs=[pair, pair]),
         "FewShot": few_shot_pb2.FewShotRequest(model="tiny", instruction="do", examples=examples, queries=["q"], labels=["a", "b"]),
         "Tokenize": tokenization_pb2.TokenizeRequest(model="tiny", text="Once"),
         "Detokenize": tokenization_pb2.DetokenizeRequest(model="tiny", token_ids=[1, 2]),

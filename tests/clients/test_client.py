@@ -105,7 +105,7 @@ def test_every_error_of_the_server_is_raised_as_its_class(running: RunningServer
     error = caught.value
     assert type(error) is ERROR_BY_CODE[code]
     assert (error.code, error.message, error.param, error.request_id) == (code, "A sentence.", "prompt", "my-id")
-    assert error.retry_after_s == (1.5 if STATUS_TABLE[code].is_retryable else None)
+    assert error.retry_after_s == 1.5
 
 
 def test_unavailable_is_retried_and_the_retry_has_an_id_of_its_own(client: Client, gateway: FakeGateway) -> None:
