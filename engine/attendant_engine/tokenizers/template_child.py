@@ -9,7 +9,7 @@ import json
 import resource
 import signal
 import sys
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from jinja2 import Template, TemplateError
 
@@ -63,7 +63,7 @@ def _answer(template: Template | TemplateError, variables: dict[str, Any]) -> by
         return FAILED + str(error)[:2000].encode("utf-8", "replace")
 
 
-def read_frame(source: BinaryIO) -> bytes | None:
+def read_frame(source: IO[bytes]) -> bytes | None:
     """Return the next frame, None at the end."""
     head = source.read(4)
     if len(head) < 4:
@@ -73,7 +73,7 @@ def read_frame(source: BinaryIO) -> bytes | None:
     return data if len(data) == size else None
 
 
-def write_frame(sink: BinaryIO, data: bytes) -> None:
+def write_frame(sink: IO[bytes], data: bytes) -> None:
     """Write a frame at once."""
     sink.write(len(data).to_bytes(4, "big") + data)
     sink.flush()

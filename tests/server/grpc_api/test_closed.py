@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from attendant.v1 import completion_pb2, inference_service_pb2
+from attendant.v1 import common_pb2, completion_pb2, inference_service_pb2
 from attendant_server.config import Settings
 from attendant_server.grpc_api import services, stalls
 from attendant_server.grpc_api.call import GrpcCall
@@ -199,11 +199,14 @@ class _From:
     def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str | bytes]]) -> None: ...
 
 
+_COMPLETE = completion_pb2.CompleteRequest(model="tiny", prompts=[common_pb2.Prompt(text="a")])
+
+
 async def test_a_reader_who_stops_gives_back_what_the_stream_held(monkeypatch: pytest.MonkeyPatch, gateway: FakeGateway) -> None:
     monkeypatch.setattr(stalls, "MAX_STALL_S", 0.01)
     gateway.num_pieces = 5
     handlers = InferenceHandlers(gateway, max_body_bytes=1000)
-    request = completion_pb2.StreamCompleteRequest(request={"model": "tiny", "prompts": [{"text": "a"}]})
+    request = completion_pb2.StreamCompleteRequest(request=_COMPLETE)
     context = _From("ipv4:127.0.0.1:1")
     pieces = handlers.StreamComplete(request, context)
     await anext(pieces)
@@ -217,7 +220,7 @@ async def test_a_reader_who_stops_gives_back_what_the_stream_held(monkeypatch: p
 async def test_a_reader_who_reads_is_not_limited(gateway: FakeGateway) -> None:
     gateway.num_pieces = 5
     handlers = InferenceHandlers(gateway, max_body_bytes=1000)
-    request = completion_pb2.StreamCompleteRequest(request={"model": "tiny", "prompts": [{"text": "a"}]})
+    request = completion_pb2.StreamCompleteRequest(request=_COMPLETE)
     context = _From("ipv4:127.0.0.1:1")
     assert len([piece async for piece in handlers.StreamComplete(request, context)]) == 6
     assert context.code == grpc.StatusCode.OK
