@@ -6,7 +6,6 @@ Every change of hands between a sequence and the pool is here. Knows no queues a
 from collections.abc import Iterable
 
 from attendant_engine.cache.block_pool import BlockPool
-from attendant_engine.cache.hashing import extend_hashes
 from attendant_engine.sequence import Sequence
 
 
@@ -29,7 +28,7 @@ class BlockManager:
 
     def names_to_come(self, sequence: Sequence) -> list[bytes]:
         """Return the names of the full blocks that ``sequence``, which is in its prompt, has yet to compute."""
-        return sequence.block_hashes[sequence.num_computed_tokens // self.block_size :]
+        return sequence.prefix.names[sequence.num_computed_tokens // self.block_size :]
 
     def should_wait_for(self, sequence: Sequence, names: set[bytes]) -> bool:
         """Say whether others are computing, under ``names``, at least half of what ``sequence`` would have to compute itself now."""
@@ -37,7 +36,7 @@ class BlockManager:
             return False
         num_cached = len(self._cached_prefix(sequence))
         num_to_come = 0
-        for name in sequence.block_hashes[num_cached : self._max_cached_blocks(sequence)]:
+        for name in sequence.prefix.names[num_cached : self._max_cached_blocks(sequence)]:
             if name not in names:
                 break
             num_to_come += 1
@@ -89,7 +88,7 @@ class BlockManager:
         """Let ``child`` hold all blocks of ``parent`` too, the partial last one included; who writes first copies it."""
         self.pool.share(parent.block_ids)
         child.block_ids = list(parent.block_ids)
-        child.block_hashes = list(parent.block_hashes)
+        child.prefix = parent.prefix.copy()
         child.num_computed_tokens = parent.num_computed_tokens
 
     def commit(self, sequence: Sequence, num_tokens: int) -> None:
@@ -98,9 +97,9 @@ class BlockManager:
         sequence.num_computed_tokens += num_tokens
         last = sequence.num_computed_tokens // self.block_size
         if self._enable_prefix_caching and last > first:
-            self._extend_hashes(sequence, sequence.num_computed_tokens)
+            sequence.prefix.extend(sequence.token_ids, sequence.num_computed_tokens, self.block_size)
             for block_idx in range(first, last):
-                self.pool.name(sequence.block_ids[block_idx], sequence.block_hashes[block_idx])
+                self.pool.name(sequence.block_ids[block_idx], sequence.prefix.names[block_idx])
 
     def release(self, sequence: Sequence) -> None:
         """Take all blocks of ``sequence`` back; nothing of it counts as computed any more."""
@@ -123,8 +122,8 @@ class BlockManager:
     def _cached_prefix(self, sequence: Sequence) -> list[int]:
         if not self._enable_prefix_caching:
             return []
-        self._extend_hashes(sequence, len(sequence.token_ids))
-        return self.pool.match(sequence.block_hashes, self._max_cached_blocks(sequence))
+        sequence.prefix.extend(sequence.token_ids, len(sequence.token_ids), self.block_size)
+        return self.pool.match(sequence.prefix.names, self._max_cached_blocks(sequence))
 
     def _max_cached_blocks(self, sequence: Sequence) -> int:
         max_cached = len(sequence.token_ids) - 1
@@ -132,6 +131,3 @@ class BlockManager:
         if sequence.is_leader and next_scored < sequence.num_prompt_tokens:
             max_cached = min(max_cached, next_scored - 1)  # the row before a scored position must be computed
         return max_cached // self.block_size
-
-    def _extend_hashes(self, sequence: Sequence, num_tokens: int) -> None:
-        extend_hashes(sequence.block_hashes, sequence.state.request.cache_salt, sequence.token_ids, num_tokens, self.block_size)

@@ -84,6 +84,7 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
         kv_cache_bytes=plan.kv_cache_bytes,
         num_blocks=plan.num_blocks,
         full_step_s=full_step_s,
+        block_size=plan.config.block_size,
     )
     return engine
 
@@ -177,7 +178,8 @@ class Engine:
         if self._speculator is not None and scheduled.is_decode:
             self._speculator.note_step(time.monotonic() - scheduled_s, len(scheduled.sequences), scheduled.num_draft_tokens)
         outputs = self._postprocess(result)
-        return StepOutput(outputs=outputs, stats=self._stats(scheduled, outputs, started_s))
+        changes = {} if self._blocks is None else self._blocks.pool.take_changes()
+        return StepOutput(outputs=outputs, stats=self._stats(scheduled, outputs, started_s), prefix_changes=changes)
 
     def abort_all(self) -> tuple[EngineOutput, ...]:
         """End every request and return what the next step would have reported."""

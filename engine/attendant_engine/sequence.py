@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from attendant_engine.prefix_names import PrefixNames
 from attendant_engine.types import GenerationRequest, OutputError, PoolingRequest, TokenLogprobs
 
 
@@ -64,12 +65,12 @@ class Sequence:
     ``num_computed_tokens`` of ``token_ids`` are in the cache, in ``block_ids``, which this sequence holds: a list that is
     appended to, or else replaced by another. ``output_counts`` counts its output tokens by id where
     ``counts_output``, which is when a penalty asks for it.
+    ``prefix`` names its full blocks as far as somebody asked.
     ``is_leader``: the first of its request, which prefills for all.
     ``decode_item`` is what a step that computes its last token is to do, the same at every such step.
     """
 
     __slots__ = (
-        "block_hashes",
         "block_ids",
         "counts_output",
         "decode_item",
@@ -83,6 +84,7 @@ class Sequence:
         "num_computed_tokens",
         "num_prompt_tokens",
         "output_counts",
+        "prefix",
         "prompt_ids",
         "state",
         "status",
@@ -101,7 +103,7 @@ class Sequence:
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.block_ids: list[int] = []
-        self.block_hashes: list[bytes] = []
+        self.prefix = PrefixNames(state.request.cache_salt)
         self.status = SequenceStatus.WAITING if self.is_leader else SequenceStatus.UNFORKED
         self.first_scheduled_s: float | None = None
         self.first_token_s: float | None = None

@@ -1,5 +1,6 @@
 """Plain numbers about the engine, for whoever watches it; only the server knows Prometheus."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from attendant_engine.types import EngineOutput
@@ -31,17 +32,22 @@ class StepStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
-    """All that one step produced: one output a sequence that advanced or ended, and the step's numbers."""
+    """All that one step produced: one output a sequence that advanced or ended, and the step's numbers.
+
+    ``prefix_changes``: names of prefixes that are in the cache since then (True), or no longer (False).
+    """
 
     outputs: tuple[EngineOutput, ...]
     stats: StepStats
+    prefix_changes: Mapping[bytes, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadStats:
     """Seconds each phase of loading took (``config``, ``weights``, ``warmup``), and what it planned.
 
-    ``full_step_s``: what a step of all the tokens that one may take costs, in seconds, as the first requests let expect.
+    ``full_step_s``: what a step of all the tokens that one may take costs, in seconds, as the first requests let expect. A cache
+    block has ``block_size`` tokens.
     """
 
     phase_s: dict[str, float] = field(default_factory=dict)
@@ -49,3 +55,4 @@ class LoadStats:
     kv_cache_bytes: int = 0
     num_blocks: int = 0
     full_step_s: float = 0.0
+    block_size: int = 0

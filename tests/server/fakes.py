@@ -16,6 +16,7 @@ from attendant_engine.types import EngineOutput, EngineRequest, GenerationReques
 from attendant_server.errors import ServingError
 from attendant_server.gateway.interface import CallContext
 from attendant_server.link.base import OutputSink, ReplicaLoad
+from attendant_server.link.prefix_digest import PrefixDigest
 
 BOS_ID, SEP_ID, EOS_ID = 256, 257, 258
 VOCAB_SIZE = 259
@@ -80,6 +81,7 @@ class FakeLink:
         self.answer = answer
         self.is_up = True
         self.load_now = ReplicaLoad()
+        self.digest = PrefixDigest()
         self.metrics = b""
         self.submitted: list[EngineRequest] = []
         self.aborted: list[str] = []
@@ -108,6 +110,10 @@ class FakeLink:
     @property
     def load(self) -> ReplicaLoad:
         return self.load_now
+
+    @property
+    def prefixes(self) -> PrefixDigest:
+        return self.digest
 
     @property
     def metrics_text(self) -> bytes:

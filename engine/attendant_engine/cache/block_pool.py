@@ -20,6 +20,7 @@ class BlockPool:
         self._name_to_block: dict[bytes, int] = {}
         self._free = list(range(num_blocks - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
+        self._changes: dict[bytes, bool] = {}
 
     @property
     def num_available(self) -> int:
@@ -92,6 +93,7 @@ class BlockPool:
         if self._names[block_id] is None and name not in self._name_to_block:
             self._names[block_id] = name
             self._name_to_block[name] = block_id
+            self._changes[name] = True
 
     def forget(self, block_ids: Iterable[int]) -> None:
         """Drop the names of held blocks whose contents are not to be trusted."""
@@ -105,6 +107,11 @@ class BlockPool:
             self._drop_name(block_id)
             self._free.append(block_id)
         self._cached.clear()
+
+    def take_changes(self) -> dict[bytes, bool]:
+        """Return the names that came (True) or went (False) since the last call, each as it stands now."""
+        changes, self._changes = self._changes, {}
+        return changes
 
     def check_integrity(self, held_by: Iterable[Sequence[int]]) -> None:
         """Assert that free + cached + held = all, and that the holds are exactly those of ``held_by``, one list a holder."""
@@ -125,3 +132,4 @@ class BlockPool:
         if name is not None:
             del self._name_to_block[name]
             self._names[block_id] = None
+            self._changes[name] = False

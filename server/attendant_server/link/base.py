@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from attendant_engine.types import EngineOutput, EngineRequest, ModelInfo
+from attendant_server.link.prefix_digest import PrefixDigest
 
 OutputSink = Callable[[EngineOutput], None]
 """Receives each output of one request, on the event loop; the last one of each sequence has a finish reason or an error."""
@@ -37,11 +38,15 @@ NOT_READY_TEXTS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaLoad:
-    """What a replica last said about its load."""
+    """What a replica last said about its load.
+
+    ``num_queued_tokens``: prompt tokens, but for cached ones, of requests that have not had their first output.
+    """
 
     num_running: int = 0
     num_waiting: int = 0
     kv_cache_usage_ratio: float = 0.0
+    num_queued_tokens: int = 0
 
 
 class ReplicaLink(Protocol):
@@ -73,6 +78,11 @@ class ReplicaLink(Protocol):
     @property
     def load(self) -> ReplicaLoad:
         """Its load, at most one heartbeat old."""
+        ...
+
+    @property
+    def prefixes(self) -> PrefixDigest:
+        """Which prompts its cache has the beginnings of, as far as it has told; the same object for the link's life."""
         ...
 
     @property

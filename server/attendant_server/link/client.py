@@ -19,6 +19,7 @@ from attendant_engine.types import EngineRequest, GenerationRequest, ModelInfo
 from attendant_server.errors import ServingError
 from attendant_server.link import convert
 from attendant_server.link.base import NOT_READY_TEXTS, OutputSink, ReplicaLoad
+from attendant_server.link.prefix_digest import PrefixDigest
 from attendant_server.link.server import CHANNEL_OPTIONS
 from attendant_server.link.sinks import SinkTable
 
@@ -62,6 +63,8 @@ class LinkClient:
         self._last_ack: int | None = None
         self._info: ModelInfo | None = None
         self._heartbeat: pb.Heartbeat | None = None
+        self._load = ReplicaLoad()
+        self._prefixes = PrefixDigest()
         self._metrics_text = b""
         self._is_welcomed = False
         self._was_heard = False
@@ -98,10 +101,12 @@ class LinkClient:
     @property
     def load(self) -> ReplicaLoad:
         """Its load at the last heartbeat."""
-        beat = self._heartbeat
-        if beat is None:
-            return ReplicaLoad()
-        return ReplicaLoad(num_running=beat.num_running, num_waiting=beat.num_waiting, kv_cache_usage_ratio=beat.kv_cache_usage_ratio)
+        return self._load
+
+    @property
+    def prefixes(self) -> PrefixDigest:
+        """What its cache has, as far as heartbeats told; empty while it is not connected."""
+        return self._prefixes
 
     @property
     def metrics_text(self) -> bytes:
@@ -158,6 +163,8 @@ class LinkClient:
     def _forget_connection(self, message: str) -> None:
         self._is_welcomed = False
         self._heartbeat = None
+        self._load = ReplicaLoad()
+        self._prefixes.clear()
         self._metrics_text = b""
         self._last_ack = None
         self._outbox.clear()
@@ -200,6 +207,14 @@ class LinkClient:
 
     def _take_heartbeat(self, beat: pb.Heartbeat) -> None:
         before, self._heartbeat = self._heartbeat, beat
+        self._load = ReplicaLoad(
+            num_running=beat.num_running,
+            num_waiting=beat.num_waiting,
+            kv_cache_usage_ratio=beat.kv_cache_usage_ratio,
+            num_queued_tokens=beat.num_queued_tokens,
+        )
+        self._prefixes.block_size = beat.block_size
+        self._prefixes.update({**dict.fromkeys(beat.cached_prefix_keys, True), **dict.fromkeys(beat.dropped_prefix_keys, False)})
         if beat.metrics_text:
             self._metrics_text = beat.metrics_text
         if beat.state == "hung" and (before is None or before.state != "hung"):

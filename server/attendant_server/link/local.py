@@ -11,12 +11,14 @@ from typing import Any, Protocol
 
 from attendant_engine.engine import Engine
 from attendant_engine.machine import available_cores
-from attendant_engine.stats import StepOutput
-from attendant_engine.types import EngineRequest, ModelInfo
+from attendant_engine.prefix_names import key_of
+from attendant_engine.stats import StepOutput, StepStats
+from attendant_engine.types import EngineRequest, GenerationRequest, ModelInfo
 from attendant_engine.worker import EngineWorker, WorkerState
 from attendant_server.errors import ServingError
 from attendant_server.link.base import NOT_READY_TEXTS, OutputSink, ReplicaLoad, ReplicaState, hang_limit_s
 from attendant_server.link.pacing import Pacer
+from attendant_server.link.prefix_digest import PrefixDigest
 from attendant_server.link.sinks import SinkTable
 from attendant_server.metrics import ReplicaMetrics
 
@@ -74,7 +76,8 @@ class LocalLink:
         self._loop = asyncio.get_running_loop()
         self._sinks = SinkTable()
         self._pacer = Pacer(self._sinks.dispatch, num_cores=available_cores())
-        self._load = ReplicaLoad()
+        self._last_stats = StepStats(step_index=0)
+        self._prefixes = PrefixDigest()
         self._is_loaded = asyncio.Event()
         self._watch: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -129,8 +132,19 @@ class LocalLink:
 
     @property
     def load(self) -> ReplicaLoad:
-        """Its load after the last step."""
-        return self._load
+        """Its load after the last step, and what queues now."""
+        stats = self._last_stats
+        return ReplicaLoad(
+            num_running=stats.num_running,
+            num_waiting=stats.num_waiting,
+            kv_cache_usage_ratio=stats.kv_cache_usage_ratio,
+            num_queued_tokens=self._sinks.num_queued_tokens,
+        )
+
+    @property
+    def prefixes(self) -> PrefixDigest:
+        """What its cache had after the last step."""
+        return self._prefixes
 
     @property
     def metrics_text(self) -> bytes:
@@ -141,7 +155,7 @@ class LocalLink:
         """Send a request. Raises ``ServingError`` not_ready."""
         if not self.is_ready:
             raise ServingError("not_ready", self.status)
-        self._sinks.add(request, sink)
+        self._sinks.add(request, sink, num_queued_tokens=self._num_uncached_tokens(request))
         self._worker.submit(request)
 
     def abort(self, request_id: str) -> None:
@@ -162,6 +176,12 @@ class LocalLink:
         self._sinks.fail_all(NOT_READY_TEXTS["stopped"])
         await asyncio.to_thread(self._worker.stop, 10.0)
 
+    def _num_uncached_tokens(self, request: EngineRequest) -> int:
+        if not isinstance(request, GenerationRequest):
+            return len(request.prompt_token_ids)
+        num_tokens = len(request.prompt_token_ids) + len(request.output_token_ids)
+        return num_tokens - self._prefixes.num_cached_tokens(request.cache_salt, request.prompt_token_ids)
+
     def _keep_watch(self) -> None:
         if self.state == "hung":
             self._pacer.flush()
@@ -177,16 +197,16 @@ class LocalLink:
         self._loop.call_soon_threadsafe(self._on_state, state)
 
     def _on_step(self, step: StepOutput) -> None:
-        stats = step.stats
-        self._load = ReplicaLoad(
-            num_running=stats.num_running, num_waiting=stats.num_waiting, kv_cache_usage_ratio=stats.kv_cache_usage_ratio
-        )
+        self._last_stats = step.stats
+        if step.prefix_changes:
+            self._prefixes.update({key_of(name): is_cached for name, is_cached in step.prefix_changes.items()})
         self._metrics.observe_step(step)
         self._pacer.add(step.outputs)
 
     def _on_state(self, state: WorkerState) -> None:
         if state == "ready":
             self._metrics.loaded(self._worker.engine.info, self._worker.engine.load_stats)
+            self._prefixes.block_size = self._worker.engine.load_stats.block_size
         if state in ("failed", "stopped"):
             self._pacer.flush()
             self._sinks.fail_all(NOT_READY_TEXTS[state])

@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attendant_engine.cache.block_pool import BlockPool
-from attendant_engine.cache.hashing import extend_hashes
 
 
 def test_a_released_block_without_a_name_is_free_and_one_with_a_name_is_cached() -> None:
@@ -95,16 +94,15 @@ def test_free_cached_and_held_make_all_after_any_history(history: list[tuple[str
         assert pool.num_held == len({block_id for held in holders for block_id in held})
 
 
-def test_names_depend_on_the_whole_prefix_and_the_salt_but_not_on_how_they_were_built() -> None:
-    tokens = list(range(12))
-    at_once: list[bytes] = []
-    extend_hashes(at_once, "salt", tokens, 12, 4)
-    in_pieces: list[bytes] = []
-    for num_tokens in (3, 4, 9, 12):
-        extend_hashes(in_pieces, "salt", tokens, num_tokens, 4)
-    other_salt: list[bytes] = []
-    extend_hashes(other_salt, "pepper", tokens, 12, 4)
-    other_start: list[bytes] = []
-    extend_hashes(other_start, "salt", [99, *tokens[1:]], 12, 4)
-    assert at_once == in_pieces and len(at_once) == 3
-    assert not set(at_once) & set(other_salt) and not set(at_once) & set(other_start)
+def test_changes_tell_how_each_name_stands_now_and_are_told_once() -> None:
+    pool = BlockPool(2)
+    first, second = pool.allocate(), pool.allocate()
+    pool.name(first, b"a")
+    pool.name(second, b"b")
+    assert pool.take_changes() == {b"a": True, b"b": True}
+    pool.release([first, second])
+    assert pool.take_changes() == {}
+    evicted = pool.allocate()
+    pool.name(evicted, b"c")
+    pool.forget([evicted])
+    assert pool.take_changes() == {b"b": False, b"c": False}

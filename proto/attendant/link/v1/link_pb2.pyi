@@ -960,6 +960,10 @@ class Heartbeat(_message.Message):
     NUM_WAITING_FIELD_NUMBER: _builtins.int
     KV_CACHE_USAGE_RATIO_FIELD_NUMBER: _builtins.int
     METRICS_TEXT_FIELD_NUMBER: _builtins.int
+    CACHED_PREFIX_KEYS_FIELD_NUMBER: _builtins.int
+    DROPPED_PREFIX_KEYS_FIELD_NUMBER: _builtins.int
+    BLOCK_SIZE_FIELD_NUMBER: _builtins.int
+    NUM_QUEUED_TOKENS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """loading, ready, failed, draining, stopped, or hung: the engine's thread stands still."""
     detail: _builtins.str
@@ -972,6 +976,18 @@ class Heartbeat(_message.Message):
     """Share of cache blocks held, in [0, 1]."""
     metrics_text: _builtins.bytes
     """The replica's metrics as Prometheus text: once a second, and when the last work has ended; empty otherwise."""
+    block_size: _builtins.int
+    """Tokens of a cache block, 0 where there is no cache."""
+    num_queued_tokens: _builtins.int
+    """Prompt tokens to be computed before the requests at hand have their first tokens."""
+    @_builtins.property
+    def cached_prefix_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Keys of prefixes that have come to the cache since the last heartbeat: at most 2,048 a heartbeat, the rest with the next."""
+
+    @_builtins.property
+    def dropped_prefix_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Keys of those that have gone; they count towards the same bound."""
+
     def __init__(
         self,
         *,
@@ -981,10 +997,14 @@ class Heartbeat(_message.Message):
         num_waiting: _builtins.int = ...,
         kv_cache_usage_ratio: _builtins.float = ...,
         metrics_text: _builtins.bytes = ...,
+        cached_prefix_keys: _abc.Iterable[_builtins.int] | None = ...,
+        dropped_prefix_keys: _abc.Iterable[_builtins.int] | None = ...,
+        block_size: _builtins.int = ...,
+        num_queued_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "metrics_text", b"metrics_text", "num_running", b"num_running", "num_waiting", b"num_waiting", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "cached_prefix_keys", b"cached_prefix_keys", "detail", b"detail", "dropped_prefix_keys", b"dropped_prefix_keys", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "metrics_text", b"metrics_text", "num_queued_tokens", b"num_queued_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
