@@ -72,6 +72,12 @@ class GatewayMetrics:
         self._failovers = Counter(
             "attendant_stream_failovers", "Requests moved to another replica after theirs was lost.", ("model",), registry=self._registry
         )
+        self._picks = Counter(
+            "attendant_routing_picks",
+            "Choices of a replica, by what decided: a cached prefix, load in spite of one (spill), or load.",
+            ("model", "reason"),
+            registry=self._registry,
+        )
         build_info(self._registry).labels(component="gateway", model="", replica="", version=__version__, dtype="", device_kind="").set(1)
 
     def request_ended(self, endpoint: str, code: str, seconds: float) -> None:
@@ -90,6 +96,10 @@ class GatewayMetrics:
     def failed_over(self, model: str) -> None:
         """Count a request that was moved to another replica."""
         self._failovers.labels(model).inc()
+
+    def replica_picked(self, model: str, reason: str) -> None:
+        """Count a choice of a replica: "prefix", "spill" or "load"."""
+        self._picks.labels(model, reason).inc()
 
     def token_times(self, model: str) -> TokenTimes:
         """Return where one model's token times go."""

@@ -1,7 +1,7 @@
 """Few-shot tasks: answer queries from worked examples, by scoring labels or by generating.
 
-The first query runs alone and leaves the examples' prefix in the engine's cache; the others then run together on the
-same replica. With reasoning in the template the model first writes that, and its answer follows from it.
+The first query runs alone and leaves the examples' prefix in an engine's cache; the others then run together where that
+is, by the router's choice. With reasoning in the template the model first writes that, and its answer follows from it.
 """
 
 import asyncio
@@ -16,7 +16,6 @@ from attendant_server.gateway.calls import ActiveCall
 from attendant_server.gateway.completions import cache_salt_of
 from attendant_server.gateway.few_shot_prompt import CONTENT_FREE_QUERY, FewShotPrompt, build_prompt
 from attendant_server.gateway.generation import Generation, GenerationPlan
-from attendant_server.gateway.in_flight import Affinity
 from attendant_server.gateway.label_scores import LabelTokens, encode_labels, label_logprob, probabilities
 from attendant_server.gateway.prompts import encode_prompts
 from attendant_server.gateway.requests import FewShotRequest
@@ -49,9 +48,7 @@ class FewShot:
                 "invalid_value", "'calibrate' weighs labels, and there are none; give 'labels' or leave it out", param="calibrate"
             )
         validation.check_num_sequences(len(request.queries), len(labels or ("",)), what="queries times labels", param="queries")
-        job = _Job(
-            toolbox=self._toolbox, model=model, info=info, request=request, call=call, prompt=build_prompt(request), affinity=Affinity()
-        )
+        job = _Job(toolbox=self._toolbox, model=model, info=info, request=request, call=call, prompt=build_prompt(request))
         return FewShotResult(
             id=call.context.request_id,
             model=model.name,
@@ -71,7 +68,6 @@ class _Job:
     request: FewShotRequest
     call: ActiveCall
     prompt: FewShotPrompt
-    affinity: Affinity
     seed: int | None = None
 
     async def generate_all(self) -> list[FewShotAnswer]:
@@ -129,7 +125,7 @@ class _Job:
         generation = Generation(
             plan,
             tokenizer=self.model.tokenizer,
-            in_flight=self.toolbox.open_flight(self.model, self.call, affinity=self.affinity),
+            in_flight=self.toolbox.open_flight(self.model, self.call),
             request_ids=self.toolbox.request_ids,
             deadline=self.call.deadline,
             times=self.toolbox.metrics.token_times(self.model.name),
@@ -158,7 +154,7 @@ class _Job:
 
     async def _run_labels(self, tokens: LabelTokens) -> list[SequenceOutput]:
         """Score the labels of one query, the first alone so that the others find the query in the cache."""
-        in_flight = self.toolbox.open_flight(self.model, self.call, affinity=self.affinity)
+        in_flight = self.toolbox.open_flight(self.model, self.call)
         params = SamplingParams(max_tokens=0, temperature=0.0, prompt_logprobs=0, prompt_logprobs_start=tokens.boundary)
         place_by_id: dict[str, int] = {}
         found: dict[int, SequenceOutput] = {}

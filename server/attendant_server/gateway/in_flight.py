@@ -19,6 +19,7 @@ from attendant_server.errors import ServingError
 from attendant_server.gateway.admission import Deadline, Terms
 from attendant_server.gateway.moving import Progress
 from attendant_server.gateway.replicas import ReplicaSet
+from attendant_server.gateway.routing import PickReason, Placement
 from attendant_server.link.base import ReplicaLink
 from attendant_server.link.pending import PendingOutputs
 from attendant_server.logging import log_event
@@ -44,20 +45,19 @@ class RequestIds:
 
 
 @dataclass(slots=True, eq=False)
-class Affinity:
-    """Keeps the requests of one call on one replica while that is ready, for the sake of a prefix that it has cached."""
-
-    home: ReplicaLink | None = None
-
-
-@dataclass(slots=True, eq=False)
 class _Leg:
     """A request, or one sequence of it that has moved, on a replica. ``num_open`` sequences have not ended."""
 
     request: EngineRequest
-    link: ReplicaLink
+    placement: Placement
     served_by: ModelInfo | None
     num_open: int
+    has_output: bool = False
+
+    @property
+    def link(self) -> ReplicaLink:
+        """Where it is."""
+        return self.placement.link
 
 
 class _Ticket:
@@ -83,7 +83,8 @@ class _Homeless:
 class InFlight:
     """What one call has running on engines. Ends with ``close``, which aborts whatever is still running.
 
-    ``terms`` are the call's. ``affinity`` may be shared by several of these. ``on_failover`` is called for each request that was moved.
+    ``terms`` are the call's. ``on_failover`` is called for each request that was moved, ``on_pick`` with the reason for each
+    choice of a replica.
     """
 
     def __init__(
@@ -91,12 +92,12 @@ class InFlight:
         replicas: ReplicaSet,
         *,
         terms: Terms | None = None,
-        affinity: Affinity | None = None,
         on_failover: Callable[[], None] | None = None,
+        on_pick: Callable[[PickReason], None] | None = None,
     ) -> None:
         self._replicas = replicas
         self._terms = terms or Terms()
-        self._affinity = affinity
+        self._on_pick = on_pick
         self._on_failover = on_failover
         self._tickets: dict[str, _Ticket] = {}
         self._pending = PendingOutputs()
@@ -138,10 +139,13 @@ class InFlight:
         for request_id in list(self._tickets):
             self.abort(request_id)
 
-    def _send(self, ticket: _Ticket, request: EngineRequest, link: ReplicaLink) -> None:
-        leg = _Leg(request=request, link=link, served_by=link.info, num_open=Progress.num_sequences(request))
+    def _send(self, ticket: _Ticket, request: EngineRequest, placement: Placement) -> None:
+        link = placement.link
+        leg = _Leg(request=request, placement=placement, served_by=link.info, num_open=Progress.num_sequences(request))
         ticket.legs[request.request_id] = leg
-        self._replicas.begin(link)
+        self._replicas.begin(placement)
+        if self._on_pick is not None:
+            self._on_pick(placement.reason)
         try:
             link.submit(request, partial(self._on_output, ticket, leg))
         except BaseException:
@@ -160,6 +164,9 @@ class InFlight:
             self._stop(ticket)
         else:
             output = ticket.progress.note(output)
+            if not leg.has_output:
+                leg.has_output = True
+                self._replicas.has_output(leg.placement)
             if not isinstance(output, SequenceOutput) or output.finish_reason is not None:
                 leg.num_open -= 1
             if leg.num_open <= 0:
@@ -202,19 +209,16 @@ class InFlight:
     def _send_homeless(self, homeless: _Homeless) -> None:
         """Send parts, each off the list as it goes. Raises not_ready."""
         while homeless.requests:
-            self._send(homeless.ticket, homeless.requests[0], self._pick(homeless.lost))
+            request = homeless.requests[0]
+            self._send(homeless.ticket, request, self._pick(request, homeless.lost))
             homeless.ticket.num_waiting -= 1
             del homeless.requests[0]
 
-    def _pick(self, lost: _Leg | None) -> ReplicaLink:
-        """Return another replica that answers as the one did that lost a part, or the call's own. Raises not_ready."""
+    def _pick(self, request: EngineRequest, lost: _Leg | None) -> Placement:
+        """Return a place, for what was lost at another replica that answers as the one did that lost it. Raises not_ready."""
         if lost is not None:
-            return self._replicas.pick(avoid=lost.link, like=lost.served_by)
-        if self._affinity is None:
-            return self._replicas.pick()
-        if self._affinity.home is None or not self._affinity.home.is_ready:
-            self._affinity.home = self._replicas.pick()
-        return self._affinity.home
+            return self._replicas.pick(request, avoid=lost.link, like=lost.served_by)
+        return self._replicas.pick(request)
 
     def _retry_later(self, homeless: _Homeless, until_s: float) -> None:
         asyncio.get_running_loop().call_later(_RETRY_S, self._retry, homeless, until_s)
@@ -239,7 +243,7 @@ class InFlight:
 
     def _end_leg(self, ticket: _Ticket, leg: _Leg) -> None:
         del ticket.legs[leg.request.request_id]
-        self._replicas.end(leg.link)
+        self._replicas.end(leg.placement)
 
     def _stop(self, ticket: _Ticket) -> None:
         """Abort all that a request still has anywhere."""

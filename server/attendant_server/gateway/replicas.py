@@ -1,13 +1,14 @@
-"""The engine replicas of one model as a gateway sees them, and which one a request goes to.
+"""The engine replicas of one model as a gateway sees them, and which of them may take a request; ``routing`` decides which does.
 
 Links come and go at runtime (``update``); a request keeps the link that it was sent to. Knows nothing of text.
 """
 
 from collections.abc import Iterable
 
-from attendant_engine.types import ModelInfo
+from attendant_engine.types import EngineRequest, ModelInfo, PoolingRequest
 from attendant_server.errors import ServingError
 from attendant_server.gateway.results import Receipt
+from attendant_server.gateway.routing import Placement, RoutedReplica, Router
 from attendant_server.link.base import ReplicaLink
 
 NOT_READY_RETRY_AFTER_S = 1.0
@@ -15,6 +16,10 @@ NOT_READY_RETRY_AFTER_S = 1.0
 
 def _answers_like(info: ModelInfo | None, other: ModelInfo) -> bool:
     return info is not None and Receipt.of(info) == Receipt.of(other)
+
+
+def _has_adapter(info: ModelInfo | None, request: EngineRequest) -> bool:
+    return info is not None and isinstance(request, PoolingRequest) and any(adapter.name == request.adapter for adapter in info.adapters)
 
 
 class ReplicaSet:
@@ -26,10 +31,11 @@ class ReplicaSet:
     def __init__(self, model: str, links: Iterable[ReplicaLink] = (), *, replacement_s: float = 0.0) -> None:
         self._model = model
         self.replacement_s = replacement_s
-        self._links: tuple[ReplicaLink, ...] = tuple(links)
-        self._num_in_flight: dict[ReplicaLink, int] = {}
+        self._links: tuple[ReplicaLink, ...] = ()
+        self._router = Router()
+        self._routed: dict[ReplicaLink, RoutedReplica] = {}
         self._last_info: ModelInfo | None = None
-        self._turn = 0
+        self.update(links)
 
     @property
     def links(self) -> tuple[ReplicaLink, ...]:
@@ -39,6 +45,14 @@ class ReplicaSet:
     def update(self, links: Iterable[ReplicaLink]) -> None:
         """Replace the links; closing those that are gone is their owner's business."""
         self._links = tuple(links)
+        for link in self._links:
+            replica = self._routed.setdefault(link, RoutedReplica(link))
+            if not replica.bit:
+                self._router.join(replica)
+        for link in set(self._routed).difference(self._links):
+            if self._routed[link].bit:
+                self._router.leave(self._routed[link])
+            self._forget_if_done(self._routed[link])
 
     @property
     def info(self) -> ModelInfo | None:
@@ -68,39 +82,51 @@ class ReplicaSet:
             raise self._not_ready()
         return info
 
-    def pick(self, *, avoid: ReplicaLink | None = None, like: ModelInfo | None = None) -> ReplicaLink:
-        """Return the ready link with the least to do, but ``avoid`` only when no other is ready. Raises not_ready.
+    def pick(self, request: EngineRequest, *, avoid: ReplicaLink | None = None, like: ModelInfo | None = None) -> Placement:
+        """Return the ready replica where ``request`` costs least, but ``avoid`` only when no other is ready. Raises not_ready.
 
-        With ``like`` only those whose answers have the bits of a replica that said this of itself.
+        With ``like`` only those whose answers have the bits of a replica that said this of itself. A request for an adapter
+        goes where that is loaded, if it is anywhere.
         """
-        ready = [link for link in self._links if link.is_ready and (like is None or _answers_like(link.info, like))]
-        ready = [link for link in ready if link is not avoid] or ready
-        if not ready:
-            raise self._not_ready()
-        self._turn += 1
-        # The replica's own figure covers other gateways but is a heartbeat old; ours is of this moment. Ties take turns.
-        return min(
-            (ready[(self._turn + place) % len(ready)] for place in range(len(ready))),
-            key=lambda link: max(self.num_in_flight(link), link.load.num_running + link.load.num_waiting),
-        )
+
+        def is_ready(replica: RoutedReplica) -> bool:
+            return replica.link.is_ready and (like is None or _answers_like(replica.link.info, like))
+
+        def is_other(replica: RoutedReplica) -> bool:
+            return replica.link is not avoid and is_ready(replica)
+
+        def has_adapter(replica: RoutedReplica) -> bool:
+            return is_other(replica) and _has_adapter(replica.link.info, request)
+
+        needs_adapter = isinstance(request, PoolingRequest) and request.adapter is not None
+        for fits in (*((has_adapter,) if needs_adapter else ()), is_other, is_ready):
+            placement = self._router.pick(request, fits)
+            if placement is not None:
+                return placement
+        raise self._not_ready()
 
     def num_in_flight(self, link: ReplicaLink) -> int:
         """Requests that this gateway has on ``link``."""
-        return self._num_in_flight.get(link, 0)
+        replica = self._routed.get(link)
+        return replica.num_in_flight if replica is not None else 0
 
-    def begin(self, link: ReplicaLink) -> None:
-        """Count a request on ``link``."""
-        self._num_in_flight[link] = self.num_in_flight(link) + 1
+    def begin(self, placement: Placement) -> None:
+        """Count a request at the place that was picked for it."""
+        self._router.begin(placement)
 
-    def end(self, link: ReplicaLink) -> None:
-        """Count a request on ``link`` as over."""
-        left = self.num_in_flight(link) - 1
-        assert left >= 0, "more requests ended on a link than began"
-        if left:
-            self._num_in_flight[link] = left
-        else:
-            # A replaced link must not be kept alive by its count.
-            del self._num_in_flight[link]
+    def has_output(self, placement: Placement) -> None:
+        """Count a request, which has had its first output, as queueing no more."""
+        self._router.has_output(placement)
+
+    def end(self, placement: Placement) -> None:
+        """Count a request as over."""
+        self._router.end(placement)
+        self._forget_if_done(placement.replica)
+
+    def _forget_if_done(self, replica: RoutedReplica) -> None:
+        """Let a replaced link go when nothing is counted on it any more."""
+        if not replica.bit and not replica.num_in_flight:
+            self._routed.pop(replica.link, None)
 
     def _not_ready(self) -> ServingError:
         return ServingError(

@@ -5,7 +5,7 @@ from functools import partial
 
 from attendant_server.gateway.admission import Terms
 from attendant_server.gateway.calls import ActiveCall
-from attendant_server.gateway.in_flight import Affinity, InFlight, RequestIds
+from attendant_server.gateway.in_flight import InFlight, RequestIds
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.gateway.text_pool import TextPool
 from attendant_server.metrics import GatewayMetrics
@@ -19,9 +19,13 @@ class Toolbox:
     text_pool: TextPool = field(default_factory=TextPool)
     request_ids: RequestIds = field(default_factory=RequestIds)
 
-    def open_flight(self, model: ServedModel, call: ActiveCall, *, affinity: Affinity | None = None) -> InFlight:
+    def open_flight(self, model: ServedModel, call: ActiveCall) -> InFlight:
         """Return a way to the model's engines that closes with the call."""
-        terms = Terms(deadline_s=call.deadline.at_s, tenant=call.context.tenant)
-        in_flight = InFlight(model.replicas, terms=terms, affinity=affinity, on_failover=partial(self.metrics.failed_over, model.name))
+        in_flight = InFlight(
+            model.replicas,
+            terms=Terms(deadline_s=call.deadline.at_s, tenant=call.context.tenant),
+            on_failover=partial(self.metrics.failed_over, model.name),
+            on_pick=partial(self.metrics.replica_picked, model.name),
+        )
         call.hold(in_flight.close)
         return in_flight

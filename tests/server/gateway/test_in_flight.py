@@ -8,7 +8,7 @@ import pytest
 from attendant_engine.types import EngineOutput, GenerationRequest, OutputError, SamplingParams, SequenceOutput
 from attendant_server.errors import ServingError
 from attendant_server.gateway.admission import Deadline, Terms
-from attendant_server.gateway.in_flight import MAX_MOVES, Affinity, InFlight, RequestIds
+from attendant_server.gateway.in_flight import MAX_MOVES, InFlight, RequestIds
 from attendant_server.gateway.replicas import ReplicaSet
 from tests.server.fakes import FakeLink, model_info
 
@@ -191,13 +191,12 @@ async def test_where_replicas_are_replaced_a_new_request_waits_too() -> None:
     gone, next_one = FakeLink(replica_id="r0"), FakeLink(replica_id="r1")
     gone.is_up = False
     replicas = ReplicaSet("tiny", [gone], replacement_s=10.0)
-    affinity = Affinity(home=gone)
-    flight = InFlight(replicas, affinity=affinity)
+    flight = InFlight(replicas)
     flight.submit(_request("a"))
     next_one.answer = lambda request: [SequenceOutput(request_id=request.request_id, token_ids=(8,), finish_reason="length")]
     replicas.update([next_one])
     assert _tokens(await flight.take(_deadline())) == [("a", (8,))]
-    assert (flight.num_open, affinity.home) == (0, next_one)
+    assert flight.num_open == 0
 
 
 async def test_where_nobody_replaces_them_a_new_request_is_refused_at_once() -> None:
@@ -236,17 +235,20 @@ async def test_without_another_replica_the_loss_is_reported() -> None:
     assert replicas.num_in_flight(link) == 0
 
 
-async def test_an_affinity_keeps_requests_on_one_replica_while_that_is_ready() -> None:
-    links = [FakeLink(replica_id=f"r{idx}") for idx in range(3)]
-    replicas, affinity = ReplicaSet("tiny", links), Affinity()
-    for number in range(6):
-        InFlight(replicas, affinity=affinity).submit(_request(str(number)))
-    home = affinity.home
-    assert [len(link.submitted) for link in links if link is home] == [6]
-    assert isinstance(home, FakeLink)
-    home.is_up = False
-    InFlight(replicas, affinity=affinity).submit(_request("late"))
-    assert affinity.home is not home
+async def test_a_prompt_counts_as_queueing_until_its_first_output() -> None:
+    links = [FakeLink(replica_id="r0"), FakeLink(replica_id="r1")]
+    replicas, picked = ReplicaSet("tiny", links), list[str]()
+    flight = InFlight(replicas, on_pick=picked.append)
+    flight.submit(GenerationRequest(request_id="long", prompt_token_ids=(1,) * 300))
+    first = next(link for link in links if link.submitted)
+    for number in range(4):
+        flight.submit(_request(str(number)))
+    assert [len(link.submitted) for link in links if link is first] == [1]
+    first.emit(_token("long", 7))
+    flight.submit(_request("late"))
+    assert [len(link.submitted) for link in links if link is first] == [2]
+    assert picked == ["load"] * 6
+    flight.close()
 
 
 async def test_a_refused_submission_leaves_nothing_behind() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 
 from attendant_engine.config import EngineConfig
 from attendant_engine.engine import load_engine
+from attendant_engine.prefix_names import prefix_keys
 from attendant_server.gateway.gateway import Gateway
 from attendant_server.gateway.requests import CompletionRequest, FewShotExample, FewShotRequest
 from attendant_server.gateway.results import CompletionDelta
@@ -29,7 +30,7 @@ NUM_TOKENS = 40
 
 
 @pytest.fixture(params=["local", "remote"])
-async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
+async def link(request: pytest.FixtureRequest) -> AsyncIterator[ReplicaLink]:
     metrics = ReplicaMetrics(model="stories", replica="r0")
     local = LocalLink(partial(load_engine, MODEL, "stories", EngineConfig(device="cpu")), replica_id="r0", metrics=metrics)
     local.start()
@@ -40,13 +41,18 @@ async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
     if request.param == "remote":
         link = LinkClient(f"127.0.0.1:{await server.start('127.0.0.1')}", token=TOKEN, replica_id="r0")
         await until(lambda: link.is_ready)
-    gateway = Gateway({"stories": ServedModel.load("stories", MODEL, links=[link])})
-    yield gateway
-    gateway.close()
+    yield link
     if link is not local:
         await link.close()
     await server.stop()
     await local.close()
+
+
+@pytest.fixture
+def gateway(link: ReplicaLink) -> Iterator[Gateway]:
+    gateway = Gateway({"stories": ServedModel.load("stories", MODEL, links=[link])})
+    yield gateway
+    gateway.close()
 
 
 async def _streamed(gateway: Gateway) -> tuple[int, ...]:
@@ -96,3 +102,11 @@ async def test_labels_are_scored_as_a_continuation_is_and_the_examples_come_from
     for answer in result.data:
         assert sum(probability for _, probability, _ in answer.probs) == pytest.approx(1.0)
     assert result.usage.cached_tokens > result.usage.prompt_tokens / 2
+
+
+async def test_a_gateway_knows_the_keys_of_what_an_engine_has_cached(gateway: Gateway, link: ReplicaLink) -> None:
+    prompt = [1, *range(300, 350)]
+    await gateway.complete(CompletionRequest(model="stories", prompt=prompt, max_tokens=1), call())
+    expected = prefix_keys("", prompt, link.prefixes.block_size)
+    assert len(expected) == 3
+    await until(lambda: link.prefixes.keys >= set(expected))

@@ -3,9 +3,12 @@ from pathlib import Path
 
 import pytest
 
+from attendant_engine.types import GenerationRequest
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.hosting.link_pool import LinkPool
 from tests.server.fakes import FakeLink, write_tokenizer
+
+REQUEST = GenerationRequest(request_id="a", prompt_token_ids=(1,))
 
 
 class _Made(FakeLink):
@@ -53,12 +56,13 @@ async def test_a_replica_named_no_more_gets_no_new_requests_and_keeps_its_link_u
 ) -> None:
     pool.update("engine-tiny", {"r1": "h:1", "r2": "h:2"})
     leaving, staying = made
-    model.replicas.begin(leaving)
+    placement = model.replicas.pick(REQUEST, avoid=staying)
+    model.replicas.begin(placement)
     pool.update("engine-tiny", {"r2": "h:2"})
     assert model.replicas.links == (staying,)
     await asyncio.sleep(0)
     assert not leaving.is_closed.is_set()
-    model.replicas.end(leaving)
+    model.replicas.end(placement)
     await asyncio.wait_for(leaving.is_closed.wait(), 5)
     assert not staying.is_closed.is_set()
 
@@ -70,7 +74,7 @@ async def test_deployments_of_others_are_none_of_its_business(pool: LinkPool, ma
 
 async def test_closing_closes_every_link_the_retiring_ones_too(pool: LinkPool, model: ServedModel, made: list[_Made]) -> None:
     pool.update("engine-tiny", {"r1": "h:1", "r2": "h:2"})
-    model.replicas.begin(made[0])
+    model.replicas.begin(model.replicas.pick(REQUEST, avoid=made[1]))
     pool.update("engine-tiny", {"r2": "h:2"})
     await asyncio.sleep(0)
     await pool.close()

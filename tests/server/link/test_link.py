@@ -68,6 +68,23 @@ async def test_heartbeats_bring_load_state_and_metrics() -> None:
             link.submit(_request("a"), lambda output: None)
 
 
+async def test_heartbeats_bring_cached_prefixes_a_bounded_number_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attendant_server.link.server.MAX_KEYS_PER_HEARTBEAT", 3)
+    replica = ServedFake()
+    replica.digest.block_size = 16
+    replica.digest.update(dict.fromkeys(range(10), True))
+    replica.load_now = ReplicaLoad(num_queued_tokens=77)
+    async with served(replica) as (_, address), linked(address) as link:
+        sizes: list[int] = []
+        link.prefixes.watch(lambda changes: sizes.append(len(changes)))
+        await until(lambda: link.prefixes.keys == replica.digest.keys)
+        assert max(sizes) == 3
+        assert (link.prefixes.block_size, link.load.num_queued_tokens) == (16, 77)
+        replica.digest.update({2**63 + 1: True, 5: False})
+        await until(lambda: link.prefixes.keys == replica.digest.keys)
+    assert link.prefixes.keys == set()
+
+
 async def test_metrics_come_with_the_heartbeat_that_says_that_all_work_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attendant_server.link.server.METRICS_EVERY_S", 1000.0)  # not by the clock, after the first
     replica = ServedFake()
