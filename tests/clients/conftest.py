@@ -29,8 +29,8 @@ class RunningServer:
         asyncio.run_coroutine_threadsafe(event.wait(), self.loop).result(5)
 
 
-def start_server() -> tuple[RunningServer, Callable[[], None]]:
-    """Start a server in a thread; return it and what stops it."""
+def start_server(port: int = 0) -> tuple[RunningServer, Callable[[], None]]:
+    """Start a server in a thread, at a port of its own or the one given; return it and what stops it."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -38,11 +38,11 @@ def start_server() -> tuple[RunningServer, Callable[[], None]]:
     async def start() -> tuple[Any, int, FakeGateway]:
         gateway = FakeGateway()
         server = build_server(gateway, Settings(max_body_bytes=20_000))
-        port = server.add_insecure_port("127.0.0.1:0")
+        bound = server.add_insecure_port(f"127.0.0.1:{port}")
         await server.start()
-        return server, port, gateway
+        return server, bound, gateway
 
-    server, port, gateway = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    server, bound, gateway = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
 
     def stop() -> None:
         asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(10)
@@ -50,7 +50,7 @@ def start_server() -> tuple[RunningServer, Callable[[], None]]:
         thread.join(10)
         loop.close()
 
-    return RunningServer(url=f"127.0.0.1:{port}", gateway=gateway, loop=loop), stop
+    return RunningServer(url=f"127.0.0.1:{bound}", gateway=gateway, loop=loop), stop
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def says(text: str, *, ends: str | None = None) -> Answer:
 
     def answer(request: EngineRequest) -> Iterable[EngineOutput]:
         assert isinstance(request, GenerationRequest)
-        for index in range(request.n):
+        for index in range(request.index, request.index + request.n):
             yield from spoken(request, text, index=index, ends=ends)
 
     return answer

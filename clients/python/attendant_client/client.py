@@ -11,7 +11,8 @@ from attendant.v1 import chat_pb2, completion_pb2, inference_service_pb2_grpc, m
 from attendant_client import from_wire, health, results, to_wire
 from attendant_client.connection import DEFAULT_URL, Tls, make_connection
 from attendant_client.errors import DeadlineExceededError, NotFoundError, UnavailableError
-from attendant_client.retry import Attempts, RetryPolicy
+from attendant_client.headway import Headway
+from attendant_client.retry import Attempts, Contact, RetryPolicy
 from attendant_client.stream import Stream
 
 ResponseT = TypeVar("ResponseT")
@@ -36,6 +37,7 @@ class Client:
         self._connection = make_connection(url, api_key=api_key, tls=tls)
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
+        self._contact = Contact()
         connection = self._connection
         if connection.credentials is None:
             self._channel = grpc.insecure_channel(connection.address, options=connection.options)
@@ -64,12 +66,17 @@ class Client:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
+        resume: bool = True,
         **options: Unpack[to_wire.CompleteOptions],
     ) -> Stream[results.Completion]:
-        """Continue prompts; pieces of the outputs come as they are generated, errors with the first of them."""
+        """Continue prompts; pieces of the outputs come as they are generated, errors with the first of them.
+
+        A stream that is lost is resumed behind its last piece, for ``RetryPolicy.recover_within_s``, unless ``resume`` is False.
+        """
         request = completion_pb2.StreamCompleteRequest(request=to_wire.complete_request(model, prompt, options))
         return Stream(
-            lambda **arguments: self._stub.StreamComplete(request, **arguments),
+            self._stub.StreamComplete,
+            Headway(request, may_resume=resume),
             from_wire.completion_piece,
             self._attempts(timeout_s, request_id),
         )
@@ -94,12 +101,17 @@ class Client:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
+        resume: bool = True,
         **options: Unpack[to_wire.ChatOptions],
     ) -> Stream[results.ChatChoice]:
-        """Write the next turn; pieces come as they are generated, errors with the first of them."""
+        """Write the next turn; pieces come as they are generated, errors with the first of them.
+
+        What is lost is resumed as in ``stream_complete``.
+        """
         request = chat_pb2.StreamChatRequest(request=to_wire.chat_request(model, messages, options))
         return Stream(
-            lambda **arguments: self._stub.StreamChat(request, **arguments),
+            self._stub.StreamChat,
+            Headway(request, may_resume=resume),
             from_wire.chat_piece,
             self._attempts(timeout_s, request_id),
         )
@@ -179,7 +191,7 @@ class Client:
 
     def is_ready(self, model: str = "", *, timeout_s: float = 5.0) -> bool:
         """Say whether the server (or one model of it) answers now. Does not retry, and asks for no key."""
-        attempts = Attempts(self._connection, RetryPolicy(max_attempts=1), timeout_s=timeout_s, request_id=None)
+        attempts = Attempts(self._connection, RetryPolicy(max_attempts=1), timeout_s=timeout_s, request_id=None, contact=self._contact)
         try:
             return health.is_serving(self._run(self._check_health, health.request(model), attempts))
         except (UnavailableError, NotFoundError, DeadlineExceededError):
@@ -202,7 +214,13 @@ class Client:
         self.close()
 
     def _attempts(self, timeout_s: float | None, request_id: str | None) -> Attempts:
-        return Attempts(self._connection, self._retry, timeout_s=self._timeout_s if timeout_s is None else timeout_s, request_id=request_id)
+        return Attempts(
+            self._connection,
+            self._retry,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            request_id=request_id,
+            contact=self._contact,
+        )
 
     def _call(
         self, method: Callable[..., ResponseT], request: Any, timeout_s: float | None = None, request_id: str | None = None
@@ -212,6 +230,9 @@ class Client:
     def _run(self, method: Callable[..., ResponseT], request: Any, attempts: Attempts) -> ResponseT:
         while True:
             try:
-                return method(request, **attempts.arguments())
+                response = method(request, **attempts.arguments())
             except grpc.RpcError as error:
                 time.sleep(attempts.failed(error))
+            else:
+                attempts.succeeded()
+                return response

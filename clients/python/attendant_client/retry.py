@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from attendant_client.connection import Connection
-from attendant_client.rpc_errors import error_from_rpc, is_worth_another_try
+from attendant_client.errors import AttendantError, ConnectionFailedError, NotReadyError
+from attendant_client.rpc_errors import error_from_rpc, is_worth_another_try, was_reached
+
+_RECOVERY_BACKOFF_S = 1.0  # at most, while a server is awaited that was there: it starts within seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,27 +21,48 @@ class RetryPolicy:
     """At most ``max_attempts`` calls; the k-th retry waits about ``initial_backoff_s`` * 2^(k-1), at most ``max_backoff_s``.
 
     A server's own ``RetryInfo`` is the least that is waited. ``RetryPolicy(max_attempts=1)`` never retries.
+    A server that was there and is lost, in the middle of a call or between two, is waited for ``recover_within_s``,
+    however many attempts that takes: so long may another gateway take to start in its place.
     """
 
     max_attempts: int = 4
     initial_backoff_s: float = 0.2
     max_backoff_s: float = 5.0
+    recover_within_s: float = 60.0
+
+
+class Contact:
+    """Whether a client's server has ever answered it; one a client, shared by its calls."""
+
+    def __init__(self) -> None:
+        self.was_made = False
 
 
 class Attempts:
     """The attempts of one call: what each is called with, and whether another follows a failure."""
 
-    def __init__(self, connection: Connection, policy: RetryPolicy, *, timeout_s: float | None, request_id: str | None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        policy: RetryPolicy,
+        *,
+        timeout_s: float | None,
+        request_id: str | None,
+        contact: Contact | None = None,
+    ) -> None:
         self._connection = connection
         self._policy = policy
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._request_id = request_id or uuid.uuid4().hex
-        self._num_failed = 0
+        self._contact = contact
+        self._num_attempts = 0
+        self._num_failed = 0  # since anything last came
+        self._recover_until_s: float | None = None
 
     @property
     def request_id(self) -> str:
         """The id of the attempt at hand; a retry has one of its own, since the server may still be busy with the first."""
-        return f"{self._request_id}.{self._num_failed}" if self._num_failed else self._request_id
+        return f"{self._request_id}.{self._num_attempts}" if self._num_attempts else self._request_id
 
     @property
     def address(self) -> str:
@@ -53,18 +77,42 @@ class Attempts:
             metadata.append(("x-request-timeout-s", f"{remaining_s:.3f}"))
         return {"timeout": remaining_s, "metadata": metadata}
 
+    def succeeded(self) -> None:
+        """Note that the server has answered, or gone on with its answer: a failure after that is the first again."""
+        self._contact.was_made = True
+        self._num_failed = 0
+        self._recover_until_s = None
+
     def failed(self, rpc_error: Any, *, may_retry: bool = True) -> float:
         """Return the seconds to wait before the next attempt; raise the error as ours if there is none."""
         error = error_from_rpc(rpc_error, address=self.address, request_id=self.request_id)
-        self._num_failed += 1
-        if not may_retry or self._num_failed >= self._policy.max_attempts or not is_worth_another_try(error):
+        try:
+            return self.failed_with(error, was_reached=was_reached(rpc_error), may_retry=may_retry)
+        except AttendantError:
             raise error from rpc_error
-        ceiling_s = min(self._policy.max_backoff_s, self._policy.initial_backoff_s * 2 ** (self._num_failed - 1))
+
+    def failed_with(self, error: AttendantError, *, was_reached: bool, may_retry: bool) -> float:
+        """Do the same for an error of ours; ``was_reached``: a server, or a proxy before it, had taken the call."""
+        self._num_attempts += 1
+        self._num_failed += 1
+        now_s = time.monotonic()
+        if isinstance(error, NotReadyError):
+            self._contact.was_made = True
+        if isinstance(error, ConnectionFailedError) and (was_reached or self._contact.was_made) and self._recover_until_s is None:
+            self._recover_until_s = now_s + self._policy.recover_within_s
+        if not may_retry or self._policy.max_attempts <= 1 or not is_worth_another_try(error):
+            raise error
+        is_recovering = self._recover_until_s is not None and now_s < self._recover_until_s
+        if self._num_failed >= self._policy.max_attempts and not is_recovering:
+            raise error
+        ceiling_s = min(self._policy.max_backoff_s, self._policy.initial_backoff_s * 2 ** min(self._num_failed - 1, 30))
+        if is_recovering:
+            ceiling_s = min(ceiling_s, _RECOVERY_BACKOFF_S)
         # Half fixed, half random: callers that failed together do not come back together.
         wait_s: float = max(error.retry_after_s or 0.0, ceiling_s * (0.5 + 0.5 * random.random()))
         remaining_s = self._remaining_s()
         if remaining_s is not None and wait_s >= remaining_s:
-            raise error from rpc_error
+            raise error
         return wait_s
 
     def _remaining_s(self) -> float | None:

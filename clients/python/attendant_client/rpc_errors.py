@@ -30,6 +30,7 @@ REQUEST_ID_KEY = "x-request-id"
 # Without a code of ours these mean that something between us and an engine broke: Ray Serve ends a stream with CANCELLED
 # or INTERNAL when its replica dies, and a proxy's HTTP error page becomes UNKNOWN.
 _BROKEN_ON_THE_WAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
+_NEVER_REACHED = ("failed to connect", "DNS", "resolution", "andshake")
 _BY_STATUS: dict[grpc.StatusCode, tuple[type[AttendantError], str]] = {
     grpc.StatusCode.INVALID_ARGUMENT: (InvalidRequestError, "invalid_value"),
     grpc.StatusCode.OUT_OF_RANGE: (InvalidRequestError, "invalid_value"),
@@ -69,6 +70,11 @@ def error_from_rpc(rpc_error: Any, *, address: str, request_id: str) -> Attendan
 def is_worth_another_try(error: AttendantError) -> bool:
     """True for UNAVAILABLE and for what broke on the way; a full queue is the caller's to decide about."""
     return error.code == "not_ready"
+
+
+def was_reached(rpc_error: Any) -> bool:
+    """False where a call found nobody at the address; gRPC has one status for that and for a connection that broke."""
+    return not any(sign in (rpc_error.details() or "") for sign in _NEVER_REACHED)
 
 
 def _is_too_large(status: grpc.StatusCode, message: str) -> bool:

@@ -1,7 +1,8 @@
 """Streams of pieces, blocking and async: iterate, close early, read the summary at the end.
 
-A stream is retried only while nothing of it has arrived. One that ends without the server's last message raises
-``StreamTruncatedError``, so that part of an answer is never taken for the whole.
+A stream whose connection or gateway is lost goes on behind what has come, with the tokens that would have come. Where it
+cannot, or may not, what ends without the server's last message raises ``StreamTruncatedError``, so that part of an answer
+is never taken for the whole.
 """
 
 import asyncio
@@ -14,17 +15,23 @@ import grpc
 import grpc.aio
 
 from attendant_client.errors import AttendantError, StreamTruncatedError
+from attendant_client.headway import Headway
 from attendant_client.results import StreamSummary
 from attendant_client.retry import Attempts
 
 PieceT = TypeVar("PieceT")
 
+_RESUME_FIELD = "resume"  # what the server names where it will not go on with a stream
+
 
 class _Progress(Generic[PieceT]):
     """What both kinds of stream know of how far they are."""
 
-    def __init__(self, open_call: Callable[..., Any], read: Callable[[Any], PieceT | StreamSummary | None], attempts: Attempts) -> None:
+    def __init__(
+        self, open_call: Callable[..., Any], headway: Headway, read: Callable[[Any], PieceT | StreamSummary | None], attempts: Attempts
+    ) -> None:
         self._open_call = open_call
+        self._headway = headway
         self._read = read
         self._attempts = attempts
         self._has_begun = False
@@ -52,7 +59,7 @@ class _Progress(Generic[PieceT]):
         return self._is_closed or self._summary is not None
 
     def _open(self) -> Any:
-        return self._open_call(**self._attempts.arguments())
+        return self._open_call(self._headway.request(), **self._attempts.arguments())
 
     def _reopen(self) -> None:
         if not self._is_closed:
@@ -61,29 +68,45 @@ class _Progress(Generic[PieceT]):
     def _backoff_s(self, rpc_error: Any) -> float:
         """Seconds to wait before another try; raises, and the stream is over, if there is none."""
         try:
-            return self._attempts.failed(rpc_error, may_retry=not self._has_begun)
-        except AttendantError:
+            return self._attempts.failed(rpc_error, may_retry=self._may_retry())
+        except AttendantError as error:
             self._is_closed = True
+            if self._has_begun and error.param == _RESUME_FIELD:
+                raise StreamTruncatedError(error.message, code="not_ready", request_id=error.request_id) from error
             raise
+
+    def _may_retry(self) -> bool:
+        return not self._has_begun or self._headway.can_resume
 
     def _take(self, message: Any) -> PieceT | None:
         """Return the piece of a message, None for a message without one."""
         self._has_begun = True
+        self._attempts.succeeded()
+        self._headway.note(message)
         item = self._read(message)
         if isinstance(item, StreamSummary):
             self._summary = item
             return None
         return item
 
-    def _end(self) -> None:
-        """Check that what has ended was whole."""
-        was_closed, self._is_closed = self._is_closed, True
-        if self._summary is None and not was_closed:
-            raise StreamTruncatedError(
-                f"The stream from {self._attempts.address} ended without its last message; what came before it is only a part.",
-                code="not_ready",
-                request_id=self._attempts.request_id,
-            )
+    def _after_end_s(self) -> float | None:
+        """Seconds to wait before going on with a stream that ended without its last message; None for one that is over.
+
+        Raises ``StreamTruncatedError`` where it cannot go on.
+        """
+        if self._is_over():
+            self._is_closed = True
+            return None
+        error = StreamTruncatedError(
+            f"The stream from {self._attempts.address} ended without its last message; what came before it is only a part.",
+            code="not_ready",
+            request_id=self._attempts.request_id,
+        )
+        try:
+            return self._attempts.failed_with(error, was_reached=True, may_retry=self._headway.can_resume)
+        except AttendantError:
+            self._is_closed = True
+            raise
 
 
 class Stream(_Progress[PieceT]):
@@ -97,8 +120,12 @@ class Stream(_Progress[PieceT]):
             try:
                 piece = self._take(next(self._call))
             except StopIteration:
-                self._end()
-                break
+                pause_s = self._after_end_s()
+                if pause_s is None:
+                    break
+                time.sleep(pause_s)
+                self._reopen()
+                continue
             except grpc.RpcError as error:
                 if self._is_over():
                     break
@@ -140,8 +167,12 @@ class AsyncStream(_Progress[PieceT]):
                 self.close()
                 raise
             if message is grpc.aio.EOF:
-                self._end()
-                break
+                pause_s = self._after_end_s()
+                if pause_s is None:
+                    break
+                await asyncio.sleep(pause_s)
+                self._reopen()
+                continue
             piece = self._take(message)
             if piece is not None:
                 return piece

@@ -185,20 +185,28 @@ class StreamCompleteRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request(self) -> Global___CompleteRequest:
         """The request; best_of above n is refused."""
+
+    @_builtins.property
+    def resume(self) -> _common_pb2.Resume:
+        """Set to go on with a stream of the same request that was lost; only what has not come yet is sent."""
 
     def __init__(
         self,
         *,
         request: Global___CompleteRequest | None = ...,
+        resume: _common_pb2.Resume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resume", b"_resume", "request", b"request", "resume", b"resume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resume", b"_resume", "request", b"request", "resume", b"resume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__resume: _TypeAlias = _typing.Literal["resume"]  # noqa: Y015
+    _WhichOneofArgType__resume: _TypeAlias = _typing.Literal["_resume", b"_resume"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resume) -> _WhichOneofReturnType__resume | None: ...
 
 Global___StreamCompleteRequest: _TypeAlias = StreamCompleteRequest  # noqa: Y015
 
@@ -214,10 +222,13 @@ class StreamCompleteResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The request's id."""
     model: _builtins.str
     """Name of the model that answers."""
+    resume_token: _builtins.bytes
+    """Lets the stream go on if it is lost (see Resume). In the first message and wherever it changes; the last one counts."""
     @_builtins.property
     def delta(self) -> Global___Completion:
         """New text and tokens of one output; text_offset in logprobs counts from the output's start."""
@@ -232,7 +243,7 @@ class StreamCompleteResponse(_message.Message):
 
     @_builtins.property
     def timing(self) -> _common_pb2.Timing:
-        """Where the time went, in the last message."""
+        """Where the time went, in the last message; of a stream that was resumed, since then."""
 
     def __init__(
         self,
@@ -243,15 +254,18 @@ class StreamCompleteResponse(_message.Message):
         usage: _common_pb2.Usage | None = ...,
         receipt: _common_pb2.Receipt | None = ...,
         timing: _common_pb2.Timing | None = ...,
+        resume_token: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_receipt", b"_receipt", "_timing", b"_timing", "_usage", b"_usage", "delta", b"delta", "receipt", b"receipt", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_receipt", b"_receipt", "_resume_token", b"_resume_token", "_timing", b"_timing", "_usage", b"_usage", "delta", b"delta", "receipt", b"receipt", "resume_token", b"resume_token", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_receipt", b"_receipt", "_timing", b"_timing", "_usage", b"_usage", "delta", b"delta", "id", b"id", "model", b"model", "receipt", b"receipt", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_receipt", b"_receipt", "_resume_token", b"_resume_token", "_timing", b"_timing", "_usage", b"_usage", "delta", b"delta", "id", b"id", "model", b"model", "receipt", b"receipt", "resume_token", b"resume_token", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__delta: _TypeAlias = _typing.Literal["delta"]  # noqa: Y015
     _WhichOneofArgType__delta: _TypeAlias = _typing.Literal["_delta", b"_delta"]  # noqa: Y015
     _WhichOneofReturnType__receipt: _TypeAlias = _typing.Literal["receipt"]  # noqa: Y015
     _WhichOneofArgType__receipt: _TypeAlias = _typing.Literal["_receipt", b"_receipt"]  # noqa: Y015
+    _WhichOneofReturnType__resume_token: _TypeAlias = _typing.Literal["resume_token"]  # noqa: Y015
+    _WhichOneofArgType__resume_token: _TypeAlias = _typing.Literal["_resume_token", b"_resume_token"]  # noqa: Y015
     _WhichOneofReturnType__timing: _TypeAlias = _typing.Literal["timing"]  # noqa: Y015
     _WhichOneofArgType__timing: _TypeAlias = _typing.Literal["_timing", b"_timing"]  # noqa: Y015
     _WhichOneofReturnType__usage: _TypeAlias = _typing.Literal["usage"]  # noqa: Y015
@@ -260,6 +274,8 @@ class StreamCompleteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__delta) -> _WhichOneofReturnType__delta | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__receipt) -> _WhichOneofReturnType__receipt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resume_token) -> _WhichOneofReturnType__resume_token | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__timing) -> _WhichOneofReturnType__timing | None: ...
     @_typing.overload

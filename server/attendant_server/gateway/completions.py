@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from attendant_engine.types import ModelInfo, SamplingParams
 from attendant_server.errors import ServingError
 from attendant_server.gateway import validation
 from attendant_server.gateway.calls import ActiveCall
-from attendant_server.gateway.generation import Generation, GenerationPlan, OutputPiece
+from attendant_server.gateway.generation import BegunOutput, Generation, GenerationPlan, OutputPiece
 from attendant_server.gateway.prompts import EncodedPrompt, encode_prompts, param_at
-from attendant_server.gateway.requests import ChatMessage, ChatRequest, CompletionRequest, SamplingFields
+from attendant_server.gateway.requests import ChatMessage, ChatRequest, CompletionRequest, Resume, SamplingFields
 from attendant_server.gateway.results import CompletionChoice, CompletionResult, PositionLogprobs, Receipt
+from attendant_server.gateway.resumption import ResumePoint, check_same, find_like, fingerprint, rebuild
+from attendant_server.gateway.seeds import draw_seed
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.gateway.streams import CompletionStream
 from attendant_server.gateway.toolbox import Toolbox
@@ -42,17 +45,37 @@ class Completions:
             created_s=int(time.time()),
             choices=tuple(choices),
             usage=generation.usage,
-            receipt=Receipt.of(info, generation.seed),
+            receipt=Receipt.of(generation.served_by or info, generation.seed),
             timing=generation.timing,
         )
 
-    async def stream(self, model: ServedModel, request: CompletionRequest | ChatRequest, call: ActiveCall) -> CompletionStream:
-        """Admit the request and return its pieces as they come; the stream ends ``call``."""
+    async def stream(
+        self, model: ServedModel, request: CompletionRequest | ChatRequest, call: ActiveCall, resume: Resume | None = None
+    ) -> CompletionStream:
+        """Admit the request and return its pieces as they come, of a resumed one those that are left; the stream ends ``call``."""
         info = model.require_info()
-        plan = await self._plan(model, info, request, call, streams=True)
-        generation = self._start(model, plan, call)
+        point = None if resume is None else ResumePoint.read(resume.token)
+        served_by = None if point is None else find_like(model.replicas, point)
+        plan = _with_seed(await self._plan(model, info, request, call, streams=True), point)
+        name = await self._toolbox.text_pool.run(call.deadline, fingerprint, plan)
+        begun: dict[int, BegunOutput] = {}
+        if resume is not None and point is not None:
+            check_same(name, point)
+            begun = await self._toolbox.text_pool.run(
+                call.deadline, rebuild, plan, model.tokenizer, resume.outputs, vocab_size=info.vocab_size
+            )
+        generation = Generation(
+            plan,
+            tokenizer=model.tokenizer,
+            in_flight=self._toolbox.open_flight(model, call, served_by=served_by),
+            request_ids=self._toolbox.request_ids,
+            deadline=call.deadline,
+            times=self._toolbox.metrics.token_times(model.name),
+            begun=begun,
+            cached_tokens=0 if point is None else point.cached_tokens,
+        )
         generation.begin()
-        return CompletionStream(generation, call, num_each=request.n, info=info)
+        return CompletionStream(generation, call, num_each=request.n, info=info, fingerprint=name)
 
     def _start(self, model: ServedModel, plan: GenerationPlan, call: ActiveCall) -> Generation:
         return Generation(
@@ -177,6 +200,13 @@ def cache_salt_of(call: ActiveCall, salt: str) -> str:
     """Keep tenants' prefix-cache entries apart, since a hit shows in the time it takes (CVE-2025-46570)."""
     tenant = call.context.tenant
     return f"{tenant}\0{salt}" if tenant else salt
+
+
+def _with_seed(plan: GenerationPlan, point: ResumePoint | None) -> GenerationPlan:
+    """Return the plan with a seed: its own, the one it was begun with, or a new one."""
+    if plan.params.seed is not None:
+        return plan
+    return replace(plan, params=replace(plan.params, seed=draw_seed() if point is None else point.seed))
 
 
 def _rank(mean_logprobs: Sequence[float], n: int) -> list[int]:

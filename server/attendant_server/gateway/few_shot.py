@@ -20,6 +20,7 @@ from attendant_server.gateway.label_scores import LabelTokens, encode_labels, la
 from attendant_server.gateway.prompts import encode_prompts
 from attendant_server.gateway.requests import FewShotRequest
 from attendant_server.gateway.results import FewShotAnswer, FewShotResult, Receipt, Usage
+from attendant_server.gateway.seeds import draw_seed, seeds_of
 from attendant_server.gateway.sequence_reader import raise_if_failed
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.gateway.toolbox import Toolbox
@@ -28,6 +29,8 @@ MAX_QUERIES_AT_ONCE = 32
 MAX_LABELS_AT_ONCE = 16
 
 T = TypeVar("T")
+SeededQuery = tuple[str, int]
+"""A query, and the seed that what is generated for it draws from."""
 
 
 class FewShot:
@@ -48,7 +51,15 @@ class FewShot:
                 "invalid_value", "'calibrate' weighs labels, and there are none; give 'labels' or leave it out", param="calibrate"
             )
         validation.check_num_sequences(len(request.queries), len(labels or ("",)), what="queries times labels", param="queries")
-        job = _Job(toolbox=self._toolbox, model=model, info=info, request=request, call=call, prompt=build_prompt(request))
+        job = _Job(
+            toolbox=self._toolbox,
+            model=model,
+            info=info,
+            request=request,
+            call=call,
+            prompt=build_prompt(request),
+            seed=draw_seed() if request.seed is None else request.seed,
+        )
         return FewShotResult(
             id=call.context.request_id,
             model=model.name,
@@ -68,39 +79,44 @@ class _Job:
     request: FewShotRequest
     call: ActiveCall
     prompt: FewShotPrompt
-    seed: int | None = None
+    seed: int
 
     async def generate_all(self) -> list[FewShotAnswer]:
         """Generate an answer a query; with reasoning, the answer is the text after it."""
-        texts = await _first_then_rest(self.request.queries, self._generate)
+        texts = await _first_then_rest(self._seeded(self.request.queries), self._generate)
         return [FewShotAnswer(index=idx, text=text) for idx, text in enumerate(texts)]
 
     async def score_all(self, labels: Sequence[str]) -> list[FewShotAnswer]:
         """Score every label for every query."""
 
-        async def score(query: str) -> list[float]:
+        async def score(query: SeededQuery) -> list[float]:
             return await self._score(query, labels)
 
         queries = list(self.request.queries)
         if self.request.calibrate:
             queries.append(CONTENT_FREE_QUERY)
-        rows = await _first_then_rest(queries, score)
+        rows = await _first_then_rest(self._seeded(queries), score)
         content_free = rows.pop() if self.request.calibrate else None
         return [_labelled(idx, labels, row, content_free) for idx, row in enumerate(rows)]
 
-    async def _generate(self, query: str) -> str:
+    def _seeded(self, queries: Sequence[str]) -> list[SeededQuery]:
+        return list(zip(queries, seeds_of(queries, self.seed), strict=True))
+
+    async def _generate(self, query: SeededQuery) -> str:
         separator = self.prompt.separator
         stop = self.request.stop
         stops = (*((stop,) if isinstance(stop, str) else stop), *((separator,) if separator else ()))
+        text, seed = query
         reasoning = await self._reason(query) if self.prompt.asks_reasoning else ""
-        return (await self._continue(self.prompt.answer(query, reasoning), stops)).strip()
+        return (await self._continue(self.prompt.answer(text, reasoning), stops, seed)).strip()
 
-    async def _reason(self, query: str) -> str:
+    async def _reason(self, query: SeededQuery) -> str:
         """Let the model write its reasoning, up to where the template goes on to the output."""
-        stops = tuple(text for text in (self.prompt.before_output, self.prompt.separator) if text)
-        return await self._continue(self.prompt.query(query), stops)
+        text, seed = query
+        stops = tuple(stop for stop in (self.prompt.before_output, self.prompt.separator) if stop)
+        return await self._continue(self.prompt.query(text), stops, seed)
 
-    async def _continue(self, text: str, stops: tuple[str, ...]) -> str:
+    async def _continue(self, text: str, stops: tuple[str, ...], seed: int) -> str:
         # A space at a prompt's end is a token of its own in most vocabularies, after which words read wrongly.
         prompts = await self.toolbox.text_pool.run(
             self.call.deadline,
@@ -117,7 +133,7 @@ class _Job:
             params=SamplingParams(
                 max_tokens=min(self.request.max_tokens, self.info.max_model_len),
                 temperature=self.request.temperature,
-                seed=self.request.seed,
+                seed=seed,
             ),
             stop_texts=stops,
             cache_salt=cache_salt_of(self.call, ""),
@@ -134,12 +150,11 @@ class _Job:
         while pieces := await generation.next():
             parts += [piece.piece.text for piece in pieces]
         self._spend(generation.usage)
-        self.seed = generation.seed if self.seed is None else self.seed
         return "".join(parts)
 
-    async def _score(self, query: str, labels: Sequence[str]) -> list[float]:
+    async def _score(self, query: SeededQuery, labels: Sequence[str]) -> list[float]:
         reasoning = await self._reason(query) if self.prompt.asks_reasoning else ""
-        text = self.prompt.answer(query, reasoning)
+        text = self.prompt.answer(query[0], reasoning)
         tokens = await self.toolbox.text_pool.run(self.call.deadline, encode_labels, self.model.tokenizer, text, labels)
         for ids in tokens.token_ids:
             validation.check_length(len(ids), self.info, param="queries", generates=False)
@@ -193,7 +208,7 @@ def _labelled(idx: int, labels: Sequence[str], logprobs: Sequence[float], conten
     )
 
 
-async def _first_then_rest(items: Sequence[str], work: Callable[[str], Awaitable[T]]) -> list[T]:
+async def _first_then_rest(items: Sequence[SeededQuery], work: Callable[[SeededQuery], Awaitable[T]]) -> list[T]:
     """Do the first item alone and the others together, at most ``MAX_QUERIES_AT_ONCE`` at a time; the first error ends all."""
     results: dict[int, T] = {0: await work(items[0])}
     gate = asyncio.Semaphore(MAX_QUERIES_AT_ONCE)

@@ -23,6 +23,7 @@ from attendant_server.gateway.requests import (
     DetokenizeRequest,
     EmbedRequest,
     FewShotRequest,
+    Resume,
     TokenizeRequest,
 )
 from attendant_server.gateway.results import (
@@ -73,18 +74,20 @@ class Gateway:
         with self._begin(call) as active:
             return await self._completions.complete(self._admit(request.model, active), request, active)
 
-    async def stream_complete(self, request: CompletionRequest, call: CallContext) -> AsyncIterator[StreamItem]:
+    async def stream_complete(
+        self, request: CompletionRequest, call: CallContext, *, resume: Resume | None = None
+    ) -> AsyncIterator[StreamItem]:
         """Admit the request, then stream. Close the iterator (``aclose``) to stop early."""
-        return await self._stream(request, call)
+        return await self._stream(request, call, resume)
 
     async def chat(self, request: ChatRequest, call: CallContext) -> CompletionResult:
         """Write the next turn."""
         with self._begin(call) as active:
             return await self._completions.complete(self._admit(request.model, active), request, active)
 
-    async def stream_chat(self, request: ChatRequest, call: CallContext) -> AsyncIterator[StreamItem]:
+    async def stream_chat(self, request: ChatRequest, call: CallContext, *, resume: Resume | None = None) -> AsyncIterator[StreamItem]:
         """Admit, then stream the next turn. Close the iterator (``aclose``) to stop early."""
-        return await self._stream(request, call)
+        return await self._stream(request, call, resume)
 
     async def embed(self, request: EmbedRequest, call: CallContext) -> EmbedResult:
         """Turn inputs into vectors."""
@@ -196,10 +199,12 @@ class Gateway:
         active.hold(model.admission.take().release)
         return model
 
-    async def _stream(self, request: CompletionRequest | ChatRequest, call: CallContext) -> AsyncIterator[StreamItem]:
+    async def _stream(
+        self, request: CompletionRequest | ChatRequest, call: CallContext, resume: Resume | None
+    ) -> AsyncIterator[StreamItem]:
         active = self._begin(call)
         try:
-            return await self._completions.stream(self._admit(request.model, active), request, active)
+            return await self._completions.stream(self._admit(request.model, active), request, active, resume)
         except BaseException as error:
             shown = active.end(error)
             if shown is None or shown is error:

@@ -84,7 +84,7 @@ class InFlight:
     """What one call has running on engines. Ends with ``close``, which aborts whatever is still running.
 
     ``terms`` are the call's. ``on_failover`` is called for each request that was moved, ``on_pick`` with the reason for each
-    choice of a replica.
+    choice of a replica. All of a call is answered by replicas of one kind: that of ``served_by``, or else of the first used.
     """
 
     def __init__(
@@ -94,7 +94,9 @@ class InFlight:
         terms: Terms | None = None,
         on_failover: Callable[[], None] | None = None,
         on_pick: Callable[[PickReason], None] | None = None,
+        served_by: ModelInfo | None = None,
     ) -> None:
+        self.served_by = served_by
         self._replicas = replicas
         self._terms = terms or Terms()
         self._on_pick = on_pick
@@ -143,6 +145,7 @@ class InFlight:
         link = placement.link
         leg = _Leg(request=request, placement=placement, served_by=link.info, num_open=Progress.num_sequences(request))
         ticket.legs[request.request_id] = leg
+        self.served_by = self.served_by or link.info
         self._replicas.begin(placement)
         if self._on_pick is not None:
             self._on_pick(placement.reason)
@@ -218,7 +221,7 @@ class InFlight:
         """Return a place, for what was lost at another replica that answers as the one did that lost it. Raises not_ready."""
         if lost is not None:
             return self._replicas.pick(request, avoid=lost.link, like=lost.served_by)
-        return self._replicas.pick(request)
+        return self._replicas.pick(request, like=self.served_by)
 
     def _retry_later(self, homeless: _Homeless, until_s: float) -> None:
         asyncio.get_running_loop().call_later(_RETRY_S, self._retry, homeless, until_s)

@@ -15,6 +15,7 @@ from attendant_server.gateway.requests import (
     DetokenizeRequest,
     EmbedRequest,
     FewShotRequest,
+    Resume,
     TokenizeRequest,
 )
 from attendant_server.gateway.results import (
@@ -52,15 +53,20 @@ class GatewayTasks(Protocol):
         """Continue prompts."""
         ...
 
-    async def stream_complete(self, request: CompletionRequest, call: CallContext) -> AsyncIterator[StreamItem]:
-        """Admit the request (all errors of validation and admission come from this await), then stream; ``StreamEnd`` is last."""
+    async def stream_complete(
+        self, request: CompletionRequest, call: CallContext, *, resume: Resume | None = None
+    ) -> AsyncIterator[StreamItem]:
+        """Admit the request (all errors of validation and admission come from this await), then stream; ``StreamEnd`` is last.
+
+        With ``resume`` a stream of the same request, lost with its gateway, goes on behind what had come of it.
+        """
         ...
 
     async def chat(self, request: ChatRequest, call: CallContext) -> CompletionResult:
         """Write the next turn."""
         ...
 
-    async def stream_chat(self, request: ChatRequest, call: CallContext) -> AsyncIterator[StreamItem]:
+    async def stream_chat(self, request: ChatRequest, call: CallContext, *, resume: Resume | None = None) -> AsyncIterator[StreamItem]:
         """Admit, then stream the next turn."""
         ...
 

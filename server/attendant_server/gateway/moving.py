@@ -22,7 +22,10 @@ class Progress:
 
     def __init__(self, request: EngineRequest) -> None:
         self._request = request
-        self._sequences = [_SequenceProgress() for _ in range(self.num_sequences(request))]
+        first, before = (request.index, request.output_token_ids) if isinstance(request, GenerationRequest) else (0, ())
+        # What came before this request did, where it goes on with what another gateway had begun, is part of what is known.
+        self._sequences = {first + place: _SequenceProgress(list(before)) for place in range(self.num_sequences(request))}
+        self._num_before = len(before)
         self._seed: int | None = None
         self._has_prompt_logprobs = False
         self._has_moved = False
@@ -36,7 +39,7 @@ class Progress:
     @property
     def num_tokens(self) -> int:
         """Tokens that have come, of all sequences."""
-        return sum(len(sequence.token_ids) for sequence in self._sequences)
+        return sum(len(sequence.token_ids) for sequence in self._sequences.values()) - self._num_before
 
     def note(self, output: EngineOutput) -> EngineOutput:
         """Take in what came; return it as the request's own, whichever replica it is from."""
@@ -84,7 +87,7 @@ class Progress:
                 yield replace(
                     request,
                     request_id=f"{request.request_id}.{move}.{index}",
-                    params=params if index == 0 else replace(params, prompt_logprobs=None, prompt_logprobs_start=0),
+                    params=params if index == request.index else replace(params, prompt_logprobs=None, prompt_logprobs_start=0),
                     n=1,
                     index=index,
                     output_token_ids=tuple(sequence.token_ids),

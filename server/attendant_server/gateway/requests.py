@@ -5,6 +5,7 @@ them. Unknown fields are errors and an explicit null means "not given", since La
 fits a certain model (context, vocabulary, tasks) is the gateway's business, not this module's.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -189,3 +190,20 @@ class DetokenizeRequest(TaskRequest):
     """Turn token ids back into text."""
 
     token_ids: Annotated[list[int], Field(max_length=MAX_TEXT_CHARS, fail_fast=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedOutput:
+    """What had come of output ``index`` when its stream was lost."""
+
+    index: int
+    token_ids: tuple[int, ...] = ()
+    is_finished: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """A caller's wish to go on: the last token that the stream gave, and the outputs of which anything had come."""
+
+    token: bytes
+    outputs: tuple[ReceivedOutput, ...] = ()

@@ -109,7 +109,10 @@ class CompletionResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionDelta:
-    """New text and tokens of one output of a stream; ``finish_reason`` in its last one. ``usage`` is the request's so far."""
+    """New text and tokens of one output of a stream; ``finish_reason`` in its last one. ``usage`` is the request's so far.
+
+    ``resume_token`` is in the stream's first one and wherever it changes, empty elsewhere (see ``resumption``).
+    """
 
     index: int
     text: str
@@ -120,6 +123,7 @@ class CompletionDelta:
     stop_token_id: int | None = None
     logprobs: tuple[PositionLogprobs, ...] | None = None
     prompt_logprobs: tuple[PositionLogprobs, ...] | None = None
+    resume_token: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,12 @@ class SequenceReader:
             stop_token_id=output.stop_token_id if stop_text is None else None,
         )
 
+    def skip(self, token_ids: Sequence[int], *, is_last: bool) -> None:
+        """Take in tokens that were read elsewhere, whose text has been shown; ``is_last``: with the end of the sequence."""
+        if token_ids:
+            self.read(SequenceOutput(request_id="", token_ids=tuple(token_ids)))
+        self.is_done = self.is_done or is_last
+
     def _show(self, text: str, texts: list[str]) -> str | None:
         """Add what may be shown of ``text`` to ``texts``; return the stop text that it completed."""
         self._offset += len(text)

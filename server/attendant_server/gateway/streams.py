@@ -12,16 +12,19 @@ from attendant_server.gateway.calls import ActiveCall
 from attendant_server.gateway.generation import Generation, OutputPiece
 from attendant_server.gateway.interface import StreamItem
 from attendant_server.gateway.results import CompletionDelta, Receipt, StreamEnd
+from attendant_server.gateway.resumption import ResumePoint
 
 
 class CompletionStream:
     """Yields ``CompletionDelta`` and, last, ``StreamEnd``. Ends its call at the end, on an error, on ``aclose`` and when dropped."""
 
-    def __init__(self, generation: Generation, call: ActiveCall, *, num_each: int, info: ModelInfo) -> None:
+    def __init__(self, generation: Generation, call: ActiveCall, *, num_each: int, info: ModelInfo, fingerprint: str) -> None:
         self._generation = generation
         self._call = call
         self._num_each = num_each
         self._info = info
+        self._fingerprint = fingerprint
+        self._told_cached_tokens: int | None = None
         self._ready: deque[StreamItem] = deque()
         self._is_over = False
         self._loop = asyncio.get_running_loop()
@@ -61,9 +64,10 @@ class CompletionStream:
                 raise
             raise shown from None
         usage = self._call.usage = self._generation.usage
-        self._ready.extend(self._delta(piece) for piece in pieces)
+        for piece in pieces:
+            self._ready.append(self._delta(piece, self._resume_token()))
         if not pieces:
-            receipt = Receipt.of(self._info, self._generation.seed)
+            receipt = Receipt.of(self._generation.served_by or self._info, self._generation.seed)
             self._ready.append(StreamEnd(usage=usage, receipt=receipt, timing=self._generation.timing))
             self._finish(None)
 
@@ -71,7 +75,16 @@ class CompletionStream:
         self._is_over = True
         return self._call.end(error)
 
-    def _delta(self, piece: OutputPiece) -> CompletionDelta:
+    def _resume_token(self) -> bytes:
+        """Return what the next piece is to carry: a token where there is none yet or what it says has changed."""
+        cached_tokens = self._call.usage.cached_tokens
+        if cached_tokens == self._told_cached_tokens:
+            return b""
+        self._told_cached_tokens = cached_tokens
+        receipt = Receipt.of(self._generation.served_by or self._info)
+        return ResumePoint(fingerprint=self._fingerprint, seed=self._generation.seed, receipt=receipt, cached_tokens=cached_tokens).token()
+
+    def _delta(self, piece: OutputPiece, resume_token: bytes) -> CompletionDelta:
         return CompletionDelta(
             index=piece.prompt_idx * self._num_each + piece.index,
             text=piece.piece.text,
@@ -82,4 +95,5 @@ class CompletionStream:
             stop_token_id=piece.piece.stop_token_id,
             logprobs=piece.piece.logprobs,
             prompt_logprobs=piece.prompt_logprobs,
+            resume_token=resume_token,
         )

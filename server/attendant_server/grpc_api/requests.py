@@ -24,6 +24,8 @@ from attendant_server.gateway.requests import (
     DetokenizeRequest,
     EmbedRequest,
     FewShotRequest,
+    ReceivedOutput,
+    Resume,
     TokenizeRequest,
 )
 
@@ -69,6 +71,17 @@ def chat(message: chat_pb2.ChatRequest) -> ChatRequest:
             **_sampling(message.sampling),
         }
     )
+
+
+def resume(message: completion_pb2.StreamCompleteRequest | chat_pb2.StreamChatRequest) -> Resume | None:
+    """Read what a stream goes on from; None for one that begins."""
+    if not message.HasField("resume"):
+        return None
+    outputs = tuple(
+        ReceivedOutput(index=output.index, token_ids=tuple(output.token_ids), is_finished=output.is_finished)
+        for output in message.resume.outputs
+    )
+    return Resume(token=message.resume.token, outputs=outputs)
 
 
 def embed(message: embedding_pb2.EmbedRequest) -> EmbedRequest:

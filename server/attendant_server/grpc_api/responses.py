@@ -40,6 +40,8 @@ def completion_piece(
     message = completion_pb2.StreamCompleteResponse(id=request_id, model=model, usage=_usage(item.usage))
     if isinstance(item, results.CompletionDelta):
         message.delta.CopyFrom(_completion(item))
+        if item.resume_token:
+            message.resume_token = item.resume_token
     else:
         message.receipt.CopyFrom(_receipt(item.receipt))
         message.timing.CopyFrom(_timing(item.timing))
@@ -63,6 +65,8 @@ def chat_piece(item: results.CompletionDelta | results.StreamEnd, request_id: st
     message = chat_pb2.StreamChatResponse(id=request_id, model=model, usage=_usage(item.usage))
     if isinstance(item, results.CompletionDelta):
         message.delta.CopyFrom(_chat_choice(item))
+        if item.resume_token:
+            message.resume_token = item.resume_token
     else:
         message.receipt.CopyFrom(_receipt(item.receipt))
         message.timing.CopyFrom(_timing(item.timing))

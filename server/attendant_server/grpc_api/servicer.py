@@ -74,7 +74,9 @@ class InferenceHandlers:
         """Continue prompts, streamed."""
 
         async def admit(call: GrpcCall) -> AsyncIterator[StreamItem]:
-            return await self._gateway.stream_complete(requests.completion(request.request), call.hand_over())
+            return await self._gateway.stream_complete(
+                requests.completion(request.request), call.hand_over(), resume=requests.resume(request)
+            )
 
         def write(item: StreamItem, request_id: str) -> completion_pb2.StreamCompleteResponse:
             return responses.completion_piece(item, request_id, request.request.model)
@@ -97,7 +99,7 @@ class InferenceHandlers:
         """Write the next turn, streamed."""
 
         async def admit(call: GrpcCall) -> AsyncIterator[StreamItem]:
-            return await self._gateway.stream_chat(requests.chat(request.request), call.hand_over())
+            return await self._gateway.stream_chat(requests.chat(request.request), call.hand_over(), resume=requests.resume(request))
 
         def write(item: StreamItem, request_id: str) -> chat_pb2.StreamChatResponse:
             return responses.chat_piece(item, request_id, request.request.model)

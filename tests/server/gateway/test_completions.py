@@ -32,9 +32,11 @@ async def test_an_answer_has_text_tokens_usage_and_what_fixed_it(gateway: Gatewa
     assert gateway.num_active == 0
 
 
-async def test_the_seed_that_the_engine_picked_is_returned(gateway: Gateway, link: FakeLink) -> None:
+async def test_the_seed_that_was_drawn_is_the_engines_and_is_returned(gateway: Gateway, link: FakeLink) -> None:
     link.answer = says("x")
-    assert (await _complete(gateway)).receipt.seed == 7
+    seeds = [(await _complete(gateway)).receipt.seed for _ in range(2)]
+    assert [request.params.seed for request in link.generations] == seeds
+    assert seeds[0] != seeds[1]
 
 
 async def test_text_is_never_half_a_character_and_ends_whole(gateway: Gateway, link: FakeLink) -> None:

@@ -36,9 +36,9 @@ def _text(items: list[StreamItem], index: int = 0) -> str:
 @pytest.mark.parametrize("fields", [{}, {"stop": "wor"}, {"echo": True, "logprobs": 2}, {"n": 3}, {"min_tokens": 5, "stop": "o"}])
 async def test_a_stream_joined_is_the_unary_answer(gateway: Gateway, link: FakeLink, fields: dict[str, Any]) -> None:
     link.answer = says("hello wörld €")
-    request = CompletionRequest(model="tiny", prompt=["p", "q"], max_tokens=32, **fields)
+    request = CompletionRequest(model="tiny", prompt=["p", "q"], max_tokens=32, seed=5, **fields)
     unary = await gateway.complete(request, call())
-    items = await _all(await _open(gateway, ["p", "q"], **fields))
+    items = await _all(await _open(gateway, ["p", "q"], seed=5, **fields))
     end = items[-1]
     assert isinstance(end, StreamEnd)
     assert (end.usage, end.receipt) == (unary.usage, unary.receipt)
@@ -144,3 +144,16 @@ async def test_a_failing_request_leaves_its_neighbours_alone(gateway: Gateway, l
         await anext(bad)
     link.emit(SequenceOutput(request_id=good_id, token_ids=ids_of("k"), finish_reason="length"))
     assert _text(await reads) == "ok"
+
+
+async def test_what_came_before_a_failure_is_shown_before_the_failure(gateway: Gateway, link: FakeLink) -> None:
+    stream = await _open(gateway, ["p", "q"])
+    first, second = (request.request_id for request in link.submitted)
+    link.emit(SequenceOutput(request_id=first, token_ids=ids_of("ok")))
+    link.emit(SequenceOutput(request_id=second, finish_reason="error", error=OutputError(code="server_error", message="fault")))
+    item = await anext(stream)
+    assert isinstance(item, CompletionDelta)
+    assert item.text == "ok"
+    with pytest.raises(ServingError, match="fault"):
+        await anext(stream)
+    assert (link.aborted, gateway.num_active) == ([first], 0)

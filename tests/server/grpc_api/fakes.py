@@ -33,7 +33,8 @@ class FakeGateway:
     """Echoes prompts. ``error`` is raised by every task; ``key`` is asked for when set; ``hold`` keeps tasks waiting.
 
     ``started`` and ``ended`` are set when a task begins waiting and when its work is given up or done.
-    ``errors`` are raised by the next calls, one each, before anything else.
+    ``errors`` are raised by the next calls, one each, before anything else. A stream breaks before each piece that
+    ``breaks_before`` names, once; ``token`` is what it is to be resumed by, and ``resumes`` are the wishes to.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,10 @@ class FakeGateway:
         self.piece_text = "piece"
         self.fails_after: int | None = None
         self.is_cut_short = False
+        self.num_cut_short = 0
+        self.breaks_before: list[int] = []
+        self.token = b""
+        self.resumes: list[requests.Resume | None] = []
         self.cards = [CARD]
         self.ready = True
         self.calls: list[tuple[Any, CallContext]] = []
@@ -71,9 +76,12 @@ class FakeGateway:
             id="x", model=request.model, created_s=1, choices=choices, usage=USAGE, receipt=RECEIPT, timing=TIMING
         )
 
-    async def stream_complete(self, request: requests.CompletionRequest, call: CallContext) -> AsyncIterator[StreamItem]:
+    async def stream_complete(
+        self, request: requests.CompletionRequest, call: CallContext, *, resume: requests.Resume | None = None
+    ) -> AsyncIterator[StreamItem]:
+        self.resumes.append(resume)
         await self._enter(request, call)
-        return self._pieces()
+        return self._pieces(len(resume.outputs[0].token_ids) if resume is not None else 0)
 
     async def chat(self, request: requests.ChatRequest, call: CallContext) -> results.CompletionResult:
         await self._enter(request, call)
@@ -82,9 +90,12 @@ class FakeGateway:
             id="x", model=request.model, created_s=1, choices=(choice,), usage=USAGE, receipt=RECEIPT, timing=TIMING
         )
 
-    async def stream_chat(self, request: requests.ChatRequest, call: CallContext) -> AsyncIterator[StreamItem]:
+    async def stream_chat(
+        self, request: requests.ChatRequest, call: CallContext, *, resume: requests.Resume | None = None
+    ) -> AsyncIterator[StreamItem]:
+        self.resumes.append(resume)
         await self._enter(request, call)
-        return self._pieces()
+        return self._pieces(len(resume.outputs[0].token_ids) if resume is not None else 0)
 
     async def embed(self, request: requests.EmbedRequest, call: CallContext) -> results.EmbedResult:
         await self._enter(request, call)
@@ -152,9 +163,12 @@ class FakeGateway:
             finally:
                 self.ended.set()
 
-    async def _pieces(self) -> AsyncIterator[StreamItem]:
+    async def _pieces(self, first: int) -> AsyncIterator[StreamItem]:
         try:
-            for index in range(self.num_pieces):
+            for index in range(first, self.num_pieces):
+                if index in self.breaks_before:
+                    self.breaks_before.remove(index)
+                    raise ServingError("not_ready", "the replica was lost", retry_after_s=0.001)
                 if index == self.fails_after:
                     raise ServingError("not_ready", "the replica was lost")
                 is_last = index == self.num_pieces - 1
@@ -165,8 +179,10 @@ class FakeGateway:
                     token_ids=(index,),
                     usage=results.Usage(prompt_tokens=3, completion_tokens=index + 1),
                     finish_reason="length" if is_last else None,
+                    resume_token=self.token if index == first else b"",
                 )
-            if not self.is_cut_short:
+            self.num_cut_short -= 1
+            if not self.is_cut_short and self.num_cut_short < 0:
                 yield results.StreamEnd(usage=USAGE, receipt=RECEIPT, timing=TIMING)
         finally:
             self.ended.set()

@@ -97,7 +97,9 @@ class FakeGateway:
         )
         return self._result(request.model, choices, call)
 
-    async def stream_complete(self, request: requests.CompletionRequest, call: CallContext) -> AsyncIterator[StreamItem]:
+    async def stream_complete(
+        self, request: requests.CompletionRequest, call: CallContext, *, resume: requests.Resume | None = None
+    ) -> AsyncIterator[StreamItem]:
         await self._enter(request, call, holds=False)
         return self._stream()
 
@@ -108,7 +110,9 @@ class FakeGateway:
         )
         return self._result(request.model, choices, call)
 
-    async def stream_chat(self, request: requests.ChatRequest, call: CallContext) -> AsyncIterator[StreamItem]:
+    async def stream_chat(
+        self, request: requests.ChatRequest, call: CallContext, *, resume: requests.Resume | None = None
+    ) -> AsyncIterator[StreamItem]:
         await self._enter(request, call, holds=False)
         return self._stream()
 
