@@ -87,6 +87,7 @@ class EngineConfig:
     one pool of the whole process, and beside them torch, which has little left to do, gets one thread.
     ``adapters`` are loaded beside the model, for requests that name one.
     ``speculation`` proposes tokens by an n-gram lookup in what the sequence already holds; the output is the same bits.
+    ``faults`` are made on purpose, for tests (see ``faults``).
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -104,3 +105,4 @@ class EngineConfig:
     speculation: Literal["none", "ngram"] = "ngram"
     num_torch_threads: int | None = None
     adapters: tuple[AdapterSource, ...] = ()
+    faults: str = ""

@@ -6,6 +6,7 @@ postprocess.
 
 import secrets
 import time
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from attendant_engine.deadlines import DEADLINE_PASSED, Deadlines
 from attendant_engine.decoding.speculation import Speculator
 from attendant_engine.description import describe_model
 from attendant_engine.errors import CheckpointError, DeadlineError, InvalidRequestError
+from attendant_engine.faults import FaultyTrunk, fault_load, parse_faults
 from attendant_engine.models.base import LoadedModel
 from attendant_engine.models.native import NativeTrunk
 from attendant_engine.outputs import aborted_outputs, failed_outputs, final_output, finish_reason, pooled_output, token_output
@@ -59,6 +61,8 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
     Raises ``CheckpointError`` for the checkpoint and ``InvalidRequestError`` for the configuration.
     """
     started_s = time.perf_counter()
+    faults = parse_faults(config.faults)
+    fault_load(faults)
     plan = plan_model(path, config)
     planned_s = time.perf_counter()
     device = torch.device(plan.config.device)
@@ -72,6 +76,8 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
     )
     if isinstance(model.trunk, NativeTrunk):
         model.trunk.reserve(plan.max_batch_tokens)  # what was planned, and no more as steps grow
+    if faults:
+        model = replace(model, trunk=FaultyTrunk(model.trunk, faults))
     loaded_s = time.perf_counter()
     num_torch_threads = 1 if plan.config.attention_backend == "native" else plan.config.num_torch_threads
     if num_torch_threads is not None:

@@ -1,12 +1,15 @@
-"""Finds the one request that a step fails on, so that it alone ends: the step is computed again in ever smaller groups.
+"""Finds the one request that a step fails on, so that it alone ends: the step is computed again, each request by itself.
 
-After the idea of delta debugging (Zeller 2002). A group is all items of one request. Running an item twice must do no
-harm; for a step it writes the same keys and values to the same slots.
+So a request that breaks a step breaks one more and no third. Want of memory is nobody's fault as long as fewer at a time can
+be served: then the step is computed in ever smaller groups, after the idea of delta debugging (Zeller 2002). A group is all
+items of one request. Running an item twice must do no harm; for a step it writes the same keys and values to the same slots.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
+
+import torch
 
 from attendant_engine.types import OutputError
 
@@ -54,15 +57,21 @@ def _run_groups(
     items = [item for group in groups for item in group]
     try:
         results = run(items)
-    except Exception:
+    except Exception as error:
         _logger.exception("A step with %d requests failed.", len(groups))
         if len(groups) == 1:
             return [fail(item) for item in items]
-        middle = len(groups) // 2
-        return _run_groups(groups[:middle], run, fail) + _run_groups(groups[middle:], run, fail)
+        num_each = (len(groups) + 1) // 2 if _wants_memory(error) else 1
+        parts = [groups[first : first + num_each] for first in range(0, len(groups), num_each)]
+        return [result for part in parts for result in _run_groups(part, run, fail)]
     if len(groups) == 1 or all(result.error is None for result in results):
         return results
     return _rerun_suspects(groups, results, run, fail)
+
+
+def _wants_memory(error: Exception) -> bool:
+    # On a CPU torch's allocator raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate" in str(error)
 
 
 def _rerun_suspects(

@@ -6,7 +6,7 @@ Precedence is the command line's business (flag > environment > file > default);
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?\s*$", re.IGNORECASE)
 _FACTOR = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -77,3 +77,11 @@ class Settings(BaseModel):
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     local: bool = False
+    faults: str = ""
+    tests_only: bool = False
+
+    @model_validator(mode="after")
+    def _faults_are_for_tests(self) -> "Settings":
+        if self.faults and not self.tests_only:
+            raise ValueError("'faults' breaks requests on purpose and is for tests alone; leave it out, or set tests_only too")
+        return self

@@ -66,6 +66,8 @@ def serve(
     max_body_bytes: Annotated[str | None, typer.Option("--max-body-bytes", help="Largest request, for example 8MiB (the default).")] = None,
     log_format: Annotated[Literal["console", "json"] | None, typer.Option("--log-format", help="Default console.")] = None,
     log_level: Annotated[Literal["debug", "info", "warning", "error"] | None, typer.Option("--log-level", help="Default info.")] = None,
+    faults: Annotated[str | None, typer.Option("--faults", hidden=True, help="Faults on purpose, with --tests-only.")] = None,
+    tests_only: Annotated[bool | None, typer.Option("--tests-only", hidden=True, help="Let --faults work.")] = None,
 ) -> None:
     """Serve models over gRPC and HTTP.
 
@@ -103,6 +105,8 @@ def serve(
         "max_body_bytes": max_body_bytes,
         "log_format": log_format,
         "log_level": log_level,
+        "faults": faults,
+        "tests_only": tests_only,
     }
     try:
         settings = collect_settings(flags, environment=os.environ, file=config, models=models or [])

@@ -18,6 +18,7 @@ from attendant_engine.types import EngineOutput, EngineRequest, ModelInfo, Outpu
 from attendant_server.errors import ServingError
 from attendant_server.gateway.admission import Deadline, Terms
 from attendant_server.gateway.moving import Progress
+from attendant_server.gateway.quarantine import SETTLE_S, is_death
 from attendant_server.gateway.replicas import ReplicaSet
 from attendant_server.gateway.routing import PickReason, Placement
 from attendant_server.link.base import ReplicaLink
@@ -25,9 +26,12 @@ from attendant_server.link.pending import PendingOutputs
 from attendant_server.logging import log_event
 
 MAX_MOVES = 3
-"""Replicas that a request may lose: one that takes a fourth with it is at fault itself."""
+"""Replicas that a request may lose without a token from the next in between."""
 
 _RETRY_S = 0.05  # between two looks whether a replica has become ready
+_GUILTY = OutputError(
+    code="server_error", message="the replica that worked on this request failed, and so did the one that tried it again; it is given up"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -46,13 +50,17 @@ class RequestIds:
 
 @dataclass(slots=True, eq=False)
 class _Leg:
-    """A request, or one sequence of it that has moved, on a replica. ``num_open`` sequences have not ended."""
+    """A request, or one sequence of it that has moved, on a replica. ``num_open`` sequences have not ended.
+
+    ``is_suspect``: it has the replica's place in quarantine until it ``has_output``.
+    """
 
     request: EngineRequest
     placement: Placement
     served_by: ModelInfo | None
     num_open: int
     has_output: bool = False
+    is_suspect: bool = False
 
     @property
     def link(self) -> ReplicaLink:
@@ -67,17 +75,22 @@ class _Ticket:
         self.request = request
         self.progress = Progress(request)
         self.legs: dict[str, _Leg] = {}
-        self.num_moves = 0
+        self.num_moves = 0  # since anything last came
+        self.num_ever_moved = 0
         self.num_waiting = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Homeless:
-    """Parts of a request that are on no replica; ``lost``: where they were, None for a new request."""
+    """Parts of a request that are on no replica; ``lost``: where they were, None for a new request.
+
+    ``suspect_until_s`` (monotonic) is set where they may have been the end of it: they go nowhere before, and then alone.
+    """
 
     ticket: _Ticket
     requests: list[EngineRequest]
     lost: _Leg | None
+    suspect_until_s: float | None = None
 
 
 class InFlight:
@@ -141,9 +154,15 @@ class InFlight:
         for request_id in list(self._tickets):
             self.abort(request_id)
 
-    def _send(self, ticket: _Ticket, request: EngineRequest, placement: Placement) -> None:
+    def _send(self, ticket: _Ticket, request: EngineRequest, placement: Placement, *, is_suspect: bool) -> None:
         link = placement.link
-        leg = _Leg(request=request, placement=placement, served_by=link.info, num_open=Progress.num_sequences(request))
+        leg = _Leg(
+            request=request,
+            placement=placement,
+            served_by=link.info,
+            num_open=Progress.num_sequences(request),
+            is_suspect=is_suspect,
+        )
         ticket.legs[request.request_id] = leg
         self.served_by = self.served_by or link.info
         self._replicas.begin(placement)
@@ -159,17 +178,21 @@ class InFlight:
         if ticket.legs.get(leg.request.request_id) is not leg:
             return
         if output.error is not None:
-            if output.error.code == "not_ready" and self._move(ticket, leg):
+            is_dead = output.error.code == "not_ready" and is_death(leg.link, output.error.message)
+            if is_dead and leg.is_suspect:
+                log_event(_log, logging.ERROR, "a request was given up: two replicas were lost with it", replica=leg.link.replica_id)
+                output = ticket.progress.failure(_GUILTY)
+            elif output.error.code == "not_ready" and self._move(ticket, leg, is_dead=is_dead):
                 return
             output = ticket.progress.as_own(output)
             self._tickets.pop(ticket.request.request_id, None)
             self._end_leg(ticket, leg)
             self._stop(ticket)
         else:
+            ticket.num_moves = 0
             output = ticket.progress.note(output)
             if not leg.has_output:
-                leg.has_output = True
-                self._replicas.has_output(leg.placement)
+                self._take_first_output(leg)
             if not isinstance(output, SequenceOutput) or output.finish_reason is not None:
                 leg.num_open -= 1
             if leg.num_open <= 0:
@@ -178,13 +201,17 @@ class InFlight:
                 self._tickets.pop(ticket.request.request_id, None)
         self._give(output)
 
-    def _move(self, ticket: _Ticket, lost: _Leg) -> bool:
+    def _move(self, ticket: _Ticket, lost: _Leg, *, is_dead: bool) -> bool:
         """Let what ``lost`` had go on at other replicas; say whether it could be sent there."""
         if ticket.num_moves >= MAX_MOVES:
             return False
         ticket.num_moves += 1
+        ticket.num_ever_moved += 1
+        requests = list(ticket.progress.remaining(lost.request, ticket.num_ever_moved))
+        # Where nobody replaces replicas there is nothing to wait for.
+        is_suspect = is_dead and not lost.has_output and self._replicas.replacement_s > 0
         try:
-            self._place(_Homeless(ticket, list(ticket.progress.remaining(lost.request, ticket.num_moves)), lost))
+            self._place(_Homeless(ticket, requests, lost, time.monotonic() + SETTLE_S if is_suspect else None))
         except ServingError:
             return False
         self._end_leg(ticket, lost)
@@ -213,9 +240,30 @@ class InFlight:
         """Send parts, each off the list as it goes. Raises not_ready."""
         while homeless.requests:
             request = homeless.requests[0]
-            self._send(homeless.ticket, request, self._pick(request, homeless.lost))
+            placement = self._pick(request, homeless.lost)
+            if homeless.suspect_until_s is not None:
+                self._enter_quarantine(homeless, placement.link, homeless.suspect_until_s)
+            self._send(homeless.ticket, request, placement, is_suspect=homeless.suspect_until_s is not None)
             homeless.ticket.num_waiting -= 1
             del homeless.requests[0]
+        self._replicas.quarantine.step_out(homeless)
+
+    def _enter_quarantine(self, homeless: _Homeless, link: ReplicaLink, until_s: float) -> None:
+        """Raise not_ready as long as a suspect has to wait for its place on ``link``."""
+        quarantine = self._replicas.quarantine
+        if time.monotonic() >= until_s:
+            if quarantine.enter(link):
+                return
+            quarantine.stand_in_line(homeless, partial(self._retry_now, homeless))
+        raise ServingError("not_ready", "what may have ended a replica waits to be tried alone")
+
+    def _take_first_output(self, leg: _Leg) -> None:
+        """Take in that a replica has lived to say something of ``leg``."""
+        leg.has_output = True
+        self._replicas.has_output(leg.placement)
+        if leg.is_suspect:
+            leg.is_suspect = False
+            self._replicas.quarantine.leave(leg.link)
 
     def _pick(self, request: EngineRequest, lost: _Leg | None) -> Placement:
         """Return a place, for what was lost at another replica that answers as the one did that lost it. Raises not_ready."""
@@ -228,17 +276,27 @@ class InFlight:
 
     def _retry(self, homeless: _Homeless, until_s: float) -> None:
         """Send what waits for a replica, or report the want of one when none has come in time."""
+        error = self._retry_now(homeless)
+        if error is None:
+            return
+        if time.monotonic() < until_s:
+            self._retry_later(homeless, until_s)
+            return
+        self._replicas.quarantine.step_out(homeless)
+        self.abort(homeless.ticket.request.request_id)
+        self._give(homeless.ticket.progress.failure(OutputError(code=error.code, message=error.message)))
+
+    def _retry_now(self, homeless: _Homeless) -> ServingError | None:
+        """Send what waits for a replica; return why it cannot be, None where nothing waits any longer."""
         ticket = homeless.ticket
         if self._tickets.get(ticket.request.request_id) is not ticket:
-            return
+            self._replicas.quarantine.pass_on()
+            return None
         try:
             self._send_homeless(homeless)
         except ServingError as error:
-            if time.monotonic() < until_s:
-                self._retry_later(homeless, until_s)
-                return
-            self.abort(ticket.request.request_id)
-            self._give(ticket.progress.failure(OutputError(code=error.code, message=error.message)))
+            return error
+        return None
 
     def _give(self, output: EngineOutput) -> None:
         self._pending.add(output)
@@ -247,6 +305,8 @@ class InFlight:
     def _end_leg(self, ticket: _Ticket, leg: _Leg) -> None:
         del ticket.legs[leg.request.request_id]
         self._replicas.end(leg.placement)
+        if leg.is_suspect:
+            self._replicas.quarantine.leave(leg.link)
 
     def _stop(self, ticket: _Ticket) -> None:
         """Abort all that a request still has anywhere."""

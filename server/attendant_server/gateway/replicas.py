@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from attendant_engine.types import EngineRequest, ModelInfo, PoolingRequest
 from attendant_server.errors import ServingError
+from attendant_server.gateway.quarantine import Quarantine
 from attendant_server.gateway.results import Receipt
 from attendant_server.gateway.routing import Placement, RoutedReplica, Router
 from attendant_server.link.base import ReplicaLink
@@ -26,11 +27,13 @@ class ReplicaSet:
     """The links to one model's replicas, with this gateway's own count of requests on each.
 
     ``replacement_s``: how long what a lost replica had may wait for another to become ready; 0 where nobody replaces it.
+    ``quarantine`` is for requests that may have been the end of one.
     """
 
     def __init__(self, model: str, links: Iterable[ReplicaLink] = (), *, replacement_s: float = 0.0) -> None:
         self._model = model
         self.replacement_s = replacement_s
+        self.quarantine = Quarantine()
         self._links: tuple[ReplicaLink, ...] = ()
         self._router = Router()
         self._routed: dict[ReplicaLink, RoutedReplica] = {}

@@ -26,6 +26,7 @@ def engine_config(settings: Settings, *, num_torch_threads: int | None = None) -
         kv_cache_memory_bytes=settings.kv_cache_memory,
         max_queue=settings.max_queue,
         num_torch_threads=num_torch_threads,
+        faults=settings.faults,
     )
 
 

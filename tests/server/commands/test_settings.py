@@ -110,3 +110,9 @@ def test_adapters_come_from_the_flag_the_variable_and_the_file_alike(tmp_path: P
         assert [(each.name, each.path) for each in _collect(tmp_path, **sources).adapter] == [("mood", "/a"), ("size", "/b")]
     with pytest.raises(SettingsError, match="--adapter has 'mood'; write NAME=DIR"):
         _collect(tmp_path, flags={"adapter": ["mood"]})
+
+
+def test_faults_on_purpose_need_a_word_that_this_is_a_test(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="for tests alone"):
+        _collect(tmp_path, flags={"faults": "load:raise"})
+    assert _collect(tmp_path, flags={"faults": "load:raise", "tests_only": True}).faults == "load:raise"

@@ -1,0 +1,65 @@
+"""A request that kills the replica it runs on: it is tried once more and given up, and nobody beside it notices."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from prometheus_client.samples import Sample
+
+from attendant_client import AsyncClient, RetryPolicy, ServerError
+from tests.e2e.callers import MODEL
+from tests.e2e.conftest import START_TIMEOUT_S
+from tests.e2e.metrics import eventually, label_values
+from tests.e2e.processes import descendants, is_alive
+from tests.e2e.server_process import ServerProcess
+from tests.e2e.story import WHOLE
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
+
+_POISON = 5  # a byte that no story has
+_REPLACED_WITHIN_S = 90
+
+
+async def test_a_request_that_kills_its_replicas_ends_two_of_them_and_no_other_call(tmp_path: Path) -> None:
+    server = ServerProcess(
+        *(MODEL, "--http-port", "0", "--grpc-port", "0", "--replicas", "2", "--kv-cache-memory", "6MiB", "--log-level", "error"),
+        *("--drain-timeout-s", "5", "--tests-only", "--faults", f"step:kill:{_POISON}"),
+        log_dir=tmp_path,
+    )
+    try:
+        await asyncio.to_thread(server.wait_ready, START_TIMEOUT_S)
+        await eventually(server.http_url, lambda samples: _num_replicas(samples) == 2, within_s=_REPLACED_WITHIN_S)
+        before = _engines(server)
+        async with AsyncClient(server.grpc_address, timeout_s=120.0) as client:
+            is_over = asyncio.Event()
+
+            async def ask_on() -> int:
+                num_answers = 0
+                while not is_over.is_set():
+                    answer = await client.complete(MODEL, WHOLE.prompt, max_tokens=WHOLE.length, temperature=0.0, ignore_eos=True)
+                    assert answer.completions[0].token_ids == WHOLE.expected_ids
+                    num_answers += 1
+                return num_answers
+
+            asks = [asyncio.ensure_future(ask_on()) for _ in range(8)]
+            try:
+                async with AsyncClient(server.grpc_address, timeout_s=120.0, retry=RetryPolicy(max_attempts=1)) as other:
+                    with pytest.raises(ServerError, match="given up"):
+                        await other.complete(MODEL, [1, _POISON], max_tokens=5)
+            finally:
+                is_over.set()
+            assert all(await asyncio.gather(*asks))
+        replacements = _engines(server) - before
+        assert not any(map(is_alive, before))
+        await eventually(server.http_url, lambda samples: _num_replicas(samples) == 2, within_s=_REPLACED_WITHIN_S)
+        assert all(map(is_alive, replacements))
+    finally:
+        server.stop()
+
+
+def _engines(server: ServerProcess) -> set[int]:
+    return {pid for pid, command in descendants(server.pid).items() if f"engine-{MODEL}" in command}
+
+
+def _num_replicas(samples: list[Sample]) -> int:
+    return len(label_values(samples, "attendant_requests_running", "replica"))
