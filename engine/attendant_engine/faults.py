@@ -54,7 +54,7 @@ class FaultyTrunk:
         """Return ``[T, E]``, as every trunk."""
         spoilt = torch.zeros_like(inputs.token_ids, dtype=torch.bool)
         for fault in self._faults:
-            rows = inputs.token_ids == fault.token_id
+            rows = torch.eq(inputs.token_ids, fault.token_id or 0)
             if fault.kind == "nan":
                 spoilt |= rows
             elif bool(rows.any()):
@@ -67,7 +67,7 @@ class FaultyTrunk:
 def _parse(part: str) -> Fault:
     phase, _, rest = part.partition(":")
     kind, _, token_id = rest.partition(":")
-    is_known = phase in _KINDS and kind in _KINDS[cast(Phase, phase)]
+    is_known = phase in _KINDS and kind in _KINDS[phase]
     if not is_known or (phase == "step") != token_id.isdecimal() or (phase == "load" and token_id):
         forms = "; ".join(f"{name}: {', '.join(kinds)}" for name, kinds in _KINDS.items())
         raise InvalidRequestError(f"{part!r} is no fault; write load:KIND or step:KIND:TOKEN_ID ({forms}).", param="faults")

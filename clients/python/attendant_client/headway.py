@@ -1,5 +1,6 @@
 """What has come of a stream, and the request that another gateway is to go on with it by."""
 
+import copy
 from typing import Any
 
 from attendant.v1 import chat_pb2, common_pb2, completion_pb2
@@ -37,7 +38,6 @@ class Headway:
         """Return what to send now: the request as it is, or from the first resume token on one that asks for what is left."""
         if not self._token:
             return self._request
-        again = type(self._request)()
-        again.CopyFrom(self._request)
+        again = copy.deepcopy(self._request)
         again.resume.CopyFrom(common_pb2.Resume(token=self._token, outputs=self._outputs.values()))
         return again

@@ -48,7 +48,7 @@ class Attempts:
         *,
         timeout_s: float | None,
         request_id: str | None,
-        contact: Contact | None = None,
+        contact: Contact,
     ) -> None:
         self._connection = connection
         self._policy = policy
@@ -57,6 +57,7 @@ class Attempts:
         self._contact = contact
         self._num_attempts = 0
         self._num_failed = 0  # since anything last came
+        self._has_begun = False
         self._recover_until_s: float | None = None
 
     @property
@@ -80,6 +81,7 @@ class Attempts:
     def succeeded(self) -> None:
         """Note that the server has answered, or gone on with its answer: a failure after that is the first again."""
         self._contact.was_made = True
+        self._has_begun = True
         self._num_failed = 0
         self._recover_until_s = None
 
@@ -98,7 +100,8 @@ class Attempts:
         now_s = time.monotonic()
         if isinstance(error, NotReadyError):
             self._contact.was_made = True
-        if isinstance(error, ConnectionFailedError) and (was_reached or self._contact.was_made) and self._recover_until_s is None:
+        is_lost = isinstance(error, ConnectionFailedError) and (was_reached or self._contact.was_made)
+        if self._recover_until_s is None and (is_lost or self._has_begun):
             self._recover_until_s = now_s + self._policy.recover_within_s
         if not may_retry or self._policy.max_attempts <= 1 or not is_worth_another_try(error):
             raise error

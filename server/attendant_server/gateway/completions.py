@@ -57,7 +57,9 @@ class Completions:
         point = None if resume is None else ResumePoint.read(resume.token)
         served_by = None if point is None else find_like(model.replicas, point)
         plan = _with_seed(await self._plan(model, info, request, call, streams=True), point)
-        name = await self._toolbox.text_pool.run(call.deadline, fingerprint, plan)
+        num_tokens = sum(len(prompt.token_ids) for prompt in plan.prompts)
+        # A few prompts are hashed sooner than handed to a thread.
+        name = fingerprint(plan) if num_tokens <= 4096 else await self._toolbox.text_pool.run(call.deadline, fingerprint, plan)
         begun: dict[int, BegunOutput] = {}
         if resume is not None and point is not None:
             check_same(name, point)

@@ -178,11 +178,12 @@ class InFlight:
         if ticket.legs.get(leg.request.request_id) is not leg:
             return
         if output.error is not None:
-            is_dead = output.error.code == "not_ready" and is_death(leg.link, output.error.message)
+            is_lost = output.error.code == "not_ready"
+            is_dead = is_lost and is_death(leg.link, output.error.message)
             if is_dead and leg.is_suspect:
                 log_event(_log, logging.ERROR, "a request was given up: two replicas were lost with it", replica=leg.link.replica_id)
                 output = ticket.progress.failure(_GUILTY)
-            elif output.error.code == "not_ready" and self._move(ticket, leg, is_dead=is_dead):
+            elif is_lost and self._move(ticket, leg, is_dead=is_dead):
                 return
             output = ticket.progress.as_own(output)
             self._tickets.pop(ticket.request.request_id, None)

@@ -28,6 +28,7 @@ from attendant_server.gateway.requests import (
     Resume,
     TokenizeRequest,
 )
+from attendant_server.gateway.validation import MAX_SEQUENCES
 
 _OPTIONAL_SAMPLING = (
     "max_tokens",
@@ -77,6 +78,9 @@ def resume(message: completion_pb2.StreamCompleteRequest | chat_pb2.StreamChatRe
     """Read what a stream goes on from; None for one that begins."""
     if not message.HasField("resume"):
         return None
+    num_outputs = len(message.resume.outputs)
+    if num_outputs > MAX_SEQUENCES:
+        raise ServingError("invalid_value", f"'resume' has {num_outputs} outputs; a request has at most {MAX_SEQUENCES}", param="resume")
     outputs = tuple(
         ReceivedOutput(index=output.index, token_ids=tuple(output.token_ids), is_finished=output.is_finished)
         for output in message.resume.outputs
