@@ -1,5 +1,6 @@
 """Mutual TLS and keys on Ray Serve, whose own ports know neither: HAProxy in front ends TLS, the handlers ask for the key."""
 
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +55,25 @@ def test_without_a_key_nothing_but_the_probes_answers(tls_server: ServerProcess,
         # Serve's server has no such methods, and takes nobody's word on who may hear that.
         for method in ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/nope.Service/Nope"):
             assert _code(channel, method) in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
+        assert _code(channel, "/ray.serve.RayServeAPIService/ListApplications") == grpc.StatusCode.UNIMPLEMENTED
+    context = ssl.create_default_context(cafile=str(authority.ca))
+    context.load_cert_chain(client_pair.cert, client_pair.key)
+    with httpx.Client(base_url=tls_server.http_url, verify=context, timeout=20) as client:
+        for path in (
+            "/",
+            "/v1/models",
+            "/metrics",
+            "/nope",
+            "//v1/models",
+            "/%76%31/models",
+            "/health/../v1/models",
+            "/-/healthz/../../v1/models",
+        ):
+            assert client.get(path).status_code in (401, 404), path
+            assert client.request("OPTIONS", path).status_code in (401, 404), path
+        for path in ("/-/routes", "/-/healthz"):
+            assert client.get(path).status_code == 404
+        assert client.head("/ready").status_code == client.get("/health").status_code == 200
 
 
 def test_no_port_of_ours_is_a_way_round_the_front(tls_server: ServerProcess) -> None:

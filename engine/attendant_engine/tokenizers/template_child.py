@@ -28,7 +28,8 @@ def main() -> None:
     max_render_s = float(sys.argv[1])
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     # The default of SIGPROF is to end the process; Python puts nothing in its place.
     signal.setitimer(signal.ITIMER_PROF, START_CPU_S)
     environment = make_environment()

@@ -5,6 +5,7 @@ that the system enforces, and a spare beside it, so that a rendering that was ki
 """
 
 import json
+import os
 import queue
 import select
 import signal
@@ -33,7 +34,9 @@ class _Child:
     """One process, started when made; the templates are sent at once, and their confirmation is read before the first answer."""
 
     def __init__(self, templates: bytes, max_render_cpu_s: float) -> None:
-        command = [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(sys.path), repr(max_render_cpu_s)]
+        # Whole paths: it starts in another directory, whose files are not to be found.
+        path = [os.path.abspath(entry) for entry in sys.path if entry]
+        command = [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(path), repr(max_render_cpu_s)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/", start_new_session=True
         )

@@ -34,9 +34,12 @@ defaults
     timeout server 3600s
 frontend http
     bind {host}:{http_port} {tls} alpn h2,http/1.1
+    # Serve's own pages, which ask for no key.
+    http-request deny deny_status 404 if {{ path_beg /-/ }}
     default_backend http
 frontend grpc
     bind {host}:{grpc_port} {tls} alpn h2
+    http-request return status 200 content-type application/grpc hdr grpc-status 12 if {{ path_beg /ray. }}
     default_backend grpc
 backend http
     server serve 127.0.0.1:{serve_http_port}

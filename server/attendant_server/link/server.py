@@ -29,6 +29,8 @@ HELLO_LIMIT_S = 5.0
 MAX_WINDOW = 64
 MAX_KEYS_PER_HEARTBEAT = 2048
 """Keys of cached blocks, 16 KiB: at four heartbeats a second, what 131,000 tokens a second fill."""
+MAX_REQUEST_BYTES = 64 << 20
+"""Many times the longest prompt; whoever connects may send this much before the token is looked at."""
 
 CHANNEL_OPTIONS = (
     # A message holds what all sequences gained in a step; prompts were bounded at the gateway.
@@ -68,7 +70,8 @@ class LinkServer:
 
     async def start(self, host: str, port: int = 0) -> int:
         """Listen on ``host`` and return the port, a free one for 0. Call once, on the loop that runs it."""
-        self._server = grpc.aio.server(options=list(CHANNEL_OPTIONS))
+        options = {**dict(CHANNEL_OPTIONS), "grpc.max_receive_message_length": MAX_REQUEST_BYTES}
+        self._server = grpc.aio.server(options=list(options.items()))
         link_pb2_grpc.add_LinkServiceServicer_to_server(self._service, self._server)
         bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         await self._server.start()

@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 
 from attendant_server.errors import ServingError
+from attendant_server.http_api import event_stream
 from attendant_server.http_api.event_stream import MAX_OUTBOX_BYTES
 from tests.server.http_api.fakes import FakeGateway, RawCaller, delta, position, stream_end, token
 
@@ -161,3 +162,18 @@ async def test_sixty_four_streams_at_once_get_each_their_own(client: httpx.Async
         return str(chunks[0]["id"])
 
     assert await asyncio.gather(*(one(number) for number in range(64))) == [f"stream-{number}" for number in range(64)]
+
+
+async def test_a_stream_that_is_not_read_gives_back_what_it_held(
+    app: FastAPI, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "MAX_STALL_S", 0.01)
+    gateway.items = [*(delta("x" * 10_000) for _ in range(20)), stream_end()]
+    caller = RawCaller(app, "/v1/completions", COMPLETION)
+    caller.is_reading.clear()
+    running = asyncio.ensure_future(caller.run())
+    async with asyncio.timeout(10):
+        await gateway.ended.wait()
+    caller.is_reading.set()
+    await running
+    assert b"not read for 0.01 s" in b"".join(caller.writes)

@@ -11,6 +11,7 @@ from attendant.link.v1 import link_pb2 as pb
 from attendant.link.v1 import link_pb2_grpc
 from attendant_engine.types import EngineOutput, GenerationRequest, PooledOutput, PoolingRequest, SequenceOutput
 from attendant_server.errors import ServingError
+from attendant_server.link import server as link_server
 from attendant_server.link.base import ReplicaLoad
 from tests.server.fakes import model_info, says
 from tests.server.link.replicas import TOKEN, ServedFake, linked, served, until
@@ -313,3 +314,12 @@ async def test_while_the_window_is_full_outputs_merge_into_the_next_message() ->
         step = await gateway.step()
         assert step.sequence_number == 3
         assert [(s.request_id, list(s.token_ids)) for s in step.sequences] == [("a", list(range(2, 500))), ("b", list(range(2, 500)))]
+
+
+async def test_what_a_stranger_may_send_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_server, "MAX_REQUEST_BYTES", 10_000)
+    async with served(ServedFake()) as (_, address), RawGateway(address) as gateway:
+        await gateway.call.write(pb.ConnectRequest(hello=pb.Hello(token="x" * 20_000, window=4)))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await gateway.call.read()
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
