@@ -2,8 +2,9 @@
 
 ``make fuzz`` installs schemathesis into a folder of its own and runs this; ``make fuzz ARGS="--cases 1000"`` for longer.
 Exit code 1 where a check fails: a 5xx, an answer that the document does not describe, a key that was not asked for. What a schema
-cannot say (a model's vocabulary, context and tasks) is a 400, so that status is taken for a request that fits the schema. Every
-request has a minute: the document lets a caller ask for an answer in no time, and 504 is then the answer.
+cannot say (a model's vocabulary, context and tasks) is a 400, so that status is taken for a request that fits the schema; and 504
+is the documented answer to who asks for one within no time, as some of these requests do. Headers that a document does not name
+are nobody's to refuse, so one more is no fault.
 """
 
 import argparse
@@ -18,7 +19,9 @@ MODELS = ("stories260k", "tiny-encoder", "tiny-classifier")
 KEY = "fuzz-key-of-this-run"
 START_TIMEOUT_S = 120
 CONFIG = """[checks.positive_data_acceptance]
-expected-statuses = ["2xx", 400, 401, 404, 429]
+expected-statuses = ["2xx", 400, 401, 404, 429, 504]
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", 504]
 """
 
 
@@ -57,7 +60,7 @@ def fuzz(command: str, num_cases: int, seed: int, *, with_keys: bool) -> int:
             (directory / "schemathesis.toml").write_text(CONFIG)
             run = [command, "--config-file", str(directory / "schemathesis.toml"), "run", f"{server.http_url}/openapi.json"]
             run += ["--checks", "all", "--seed", str(seed), "--max-examples", str(num_cases), "--request-timeout", "60"]
-            done = subprocess.run([*run, "--header", "x-request-timeout-s:60", *header])
+            done = subprocess.run([*run, *header])
         finally:
             server.stop()
             log = server.stderr

@@ -288,5 +288,5 @@ class StateAnswer(BaseModel):
 
 
 def event_stream_content(example: str) -> dict[str, Any]:
-    """Return the OpenAPI content of a stream of chunks."""
-    return {"schema": {"type": "string", "description": "Server-sent events; the last is [DONE]."}, "example": example}
+    """Return the OpenAPI content of a stream of chunks; no type, since some readers check the whole text and others each event."""
+    return {"schema": {"description": "Server-sent events; the last is [DONE]."}, "example": example}
