@@ -33,8 +33,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keys", choices=("off", "on", "both"), default="both")
     arguments = parser.parse_args()
+    # It runs in a directory of its own, where it keeps what it has found.
+    command = str(Path(arguments.schemathesis).resolve()) if "/" in arguments.schemathesis else arguments.schemathesis
     codes = [
-        fuzz(arguments.schemathesis, arguments.cases, arguments.seed, with_keys=with_keys)
+        fuzz(command, arguments.cases, arguments.seed, with_keys=with_keys)
         for with_keys in (False, True)
         if arguments.keys in ("both", "on" if with_keys else "off")
     ]
@@ -60,7 +62,7 @@ def fuzz(command: str, num_cases: int, seed: int, *, with_keys: bool) -> int:
             (directory / "schemathesis.toml").write_text(CONFIG)
             run = [command, "--config-file", str(directory / "schemathesis.toml"), "run", f"{server.http_url}/openapi.json"]
             run += ["--checks", "all", "--seed", str(seed), "--max-examples", str(num_cases), "--request-timeout", "60"]
-            done = subprocess.run([*run, *header])
+            done = subprocess.run([*run, *header], cwd=directory)
         finally:
             server.stop()
             log = server.stderr
