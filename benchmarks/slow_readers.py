@@ -29,7 +29,7 @@ START_TIMEOUT_S = 120
 _RECEIVE_BUFFER_BYTES = 2048
 
 
-async def read_slowly(url: str, is_answered: asyncio.Event) -> None:
+async def read_slowly(url: str, logprobs: int | None, is_answered: asyncio.Event) -> None:
     """Ask for a stream as long as the context takes and read one byte a second of it, for as long as this runs."""
     address = urlsplit(url)
     loop = asyncio.get_running_loop()
@@ -38,7 +38,7 @@ async def read_slowly(url: str, is_answered: asyncio.Event) -> None:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         slow.setblocking(False)
         await loop.sock_connect(slow, (address.hostname, address.port))
-        options = {"max_tokens": 480, "ignore_eos": True, "temperature": 0, "stream": True, "logprobs": 5}
+        options = {"max_tokens": 480, "ignore_eos": True, "temperature": 0, "stream": True, "logprobs": logprobs}
         body = json.dumps({"model": MODEL, "prompt": "Once upon a time", **options}).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         await loop.sock_sendall(slow, head.encode() + body)
@@ -60,7 +60,7 @@ async def call(client: httpx.AsyncClient, end_s: float, gaps_s: list[float], fir
                 last_s, noted = now_s, gaps_s
 
 
-async def round_of(url: str, pid: int, num_slow: int, duration_s: float) -> tuple[list[float], list[float], float]:
+async def round_of(url: str, pid: int, num_slow: int, duration_s: float, *, logprobs: int | None) -> tuple[list[float], list[float], float]:
     """Return the others' gaps and first chunks in seconds, with ``num_slow`` readers beside them whose streams have begun.
 
     The last value is the resident memory of the server ``pid`` at the end, in MiB.
@@ -68,7 +68,7 @@ async def round_of(url: str, pid: int, num_slow: int, duration_s: float) -> tupl
     gaps_s: list[float] = []
     firsts_s: list[float] = []
     begun = [asyncio.Event() for _ in range(num_slow)]
-    slow = [asyncio.ensure_future(read_slowly(url, event)) for event in begun]
+    slow = [asyncio.ensure_future(read_slowly(url, logprobs, event)) for event in begun]
     try:
         await asyncio.gather(*(event.wait() for event in begun))
         # Their tokens are work as anybody's; what is measured is the reading that goes on after it.
@@ -91,6 +91,7 @@ def main() -> int:
     parser.add_argument("--readers", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each condition in a round")
+    parser.add_argument("--logprobs", type=int, help="of the slow streams, which are then ten times as large: more than the buffers hold")
     parser.add_argument("--write", action="store_true", help="write the table to benchmarks/results")
     arguments = parser.parse_args()
     conditions = (0, arguments.readers)
@@ -102,10 +103,10 @@ def main() -> int:
         server = ServerProcess(MODEL, *options, log_dir=Path(name))
         try:
             server.wait_ready(START_TIMEOUT_S)
-            asyncio.run(round_of(server.http_url, server.pid, 0, 2.0))
+            asyncio.run(round_of(server.http_url, server.pid, 0, 2.0, logprobs=None))
             for _ in range(arguments.rounds):
                 for num_slow in conditions:
-                    work = round_of(server.http_url, server.pid, num_slow, arguments.seconds)
+                    work = round_of(server.http_url, server.pid, num_slow, arguments.seconds, logprobs=arguments.logprobs)
                     gaps_s, firsts_s, resident_mib = asyncio.run(work)
                     p99_ms[num_slow].append(1000 * quantiles(gaps_s, n=100)[98])
                     first_ms[num_slow].append(1000 * quantiles(firsts_s, n=100)[98])

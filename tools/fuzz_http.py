@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tests.e2e.server_process import ServerProcess
 
-MODELS = ("stories260k", "tiny-encoder", "tiny-classifier")
+MODELS = ("stories260k", "my-encoder=tiny-encoder", "my-classifier=tiny-classifier")
+"""Named as in the examples of the document."""
 KEY = "fuzz-key-of-this-run"
 START_TIMEOUT_S = 120
 CONFIG = """[checks.positive_data_acceptance]
