@@ -57,11 +57,12 @@ def seeds() -> dict[str, bytes]:
     chat = chat_pb2.ChatRequest(model="tiny", messages=turns, sampling=sampling, cache_salt="s", priority=1)
     examples = [few_shot_pb2.FewShotExample(input="I love this", output="good", reasoning="love")]
     pair = classification_pb2.ClassifyInput(text="a", pair="b")
+    resume = common_pb2.Resume(token=b"{}", outputs=[common_pb2.ReceivedOutput(index=1, token_ids=[1, 2], is_finished=True)])
     messages: dict[str, Message] = {
         "Complete": complete,
-        "StreamComplete": completion_pb2.StreamCompleteRequest(request=complete),
+        "StreamComplete": completion_pb2.StreamCompleteRequest(request=complete, resume=resume),
         "Chat": chat,
-        "StreamChat": chat_pb2.StreamChatRequest(request=chat),
+        "StreamChat": chat_pb2.StreamChatRequest(request=chat, resume=resume),
         "Embed": embedding_pb2.EmbedRequest(model="tiny", inputs=[text, text], dimensions=3),
         "Classify": classification_pb2.ClassifyRequest(model="tiny", inputs=[pair, pair]),
         "FewShot": few_shot_pb2.FewShotRequest(model="tiny", instruction="do", examples=examples, queries=["q"], labels=["a", "b"]),

@@ -35,7 +35,7 @@ class ResumePoint:
     fingerprint: Annotated[str, Field(max_length=64)]
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     receipt: Receipt
-    cached_tokens: Annotated[int, Field(ge=0)] = 0
+    cached_tokens: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     def token(self) -> bytes:
         """Write it down for the caller."""

@@ -191,6 +191,8 @@ async def test_what_cannot_go_on_is_refused_with_the_reason(gateway: Gateway, li
     (output,) = good.outputs
     point = ResumePoint.read(good.token)
     assert "none that this server gave" in await _refusal(gateway, request, replace(good, token=b"{}"))
+    forged = replace(point, cached_tokens=2**31)
+    assert "none that this server gave" in await _refusal(gateway, request, replace(good, token=forged.token()))
     assert f"at most {MAX_TOKEN_BYTES}" in await _refusal(gateway, request, replace(good, token=b"x" * 5000))
     for changes in ({"prompt": "q"}, {"temperature": 0.5}, {"seed": 1}, {"n": 2}, {"stop": "l"}, {"cache_salt": "s"}):
         other = CompletionRequest.model_validate({**request.model_dump(exclude_unset=True), **changes})
