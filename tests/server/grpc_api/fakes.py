@@ -81,7 +81,7 @@ class FakeGateway:
     ) -> AsyncIterator[StreamItem]:
         self.resumes.append(resume)
         await self._enter(request, call)
-        return self._pieces(len(resume.outputs[0].token_ids) if resume is not None else 0)
+        return self._pieces(len(resume.outputs[0].token_ids) if resume is not None and resume.outputs else 0)
 
     async def chat(self, request: requests.ChatRequest, call: CallContext) -> results.CompletionResult:
         await self._enter(request, call)
@@ -95,7 +95,7 @@ class FakeGateway:
     ) -> AsyncIterator[StreamItem]:
         self.resumes.append(resume)
         await self._enter(request, call)
-        return self._pieces(len(resume.outputs[0].token_ids) if resume is not None else 0)
+        return self._pieces(len(resume.outputs[0].token_ids) if resume is not None and resume.outputs else 0)
 
     async def embed(self, request: requests.EmbedRequest, call: CallContext) -> results.EmbedResult:
         await self._enter(request, call)
