@@ -1,6 +1,9 @@
-"""Kills or stops engine replicas under load, by a seed; no call may fail, and no answer may differ from a quiet server's.
+"""Kills or stops engine replicas, or cuts their hosts off, under load, by a seed; no call may fail, and no answer may differ
+from a quiet server's.
 
     python -m tests.chaos [--minutes 10] [--replicas 3] [--callers 64] [--every-s 20] [--fault kill] [--seed 0] [--write]
+
+``--fault node`` serves on several hosts, which are network namespaces: it needs root and iproute2.
 
 Callers go through gRPC (unary, streams, drawn tokens) and HTTP (unary, server-sent events). Prints a table and exits with
 1 where a call failed or an answer differs.
@@ -8,10 +11,7 @@ Callers go through gRPC (unary, streams, drawn tokens) and HTTP (unary, server-s
 
 import argparse
 import asyncio
-import contextlib
-import os
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -21,20 +21,20 @@ from statistics import median, quantiles
 
 from benchmarks.checkpoints import write_gpt2
 from benchmarks.results_file import markdown_table, write_results
+from tests.chaos.faults import PROCESS_FAULTS, Fault, LostHost, LostProcess
 from tests.chaos.load import Load, Record, questions
-from tests.e2e.callers import MODEL
+from tests.chaos.nodes import Nodes
+from tests.e2e.callers import MODEL, Server
 from tests.e2e.metrics import label_values, scrape, total
-from tests.e2e.processes import descendants
 from tests.e2e.server_process import ServerProcess
 
-_SIGNALS = {"kill": signal.SIGKILL, "hang": signal.SIGSTOP}
 _GPT2 = {"n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 1024, "vocab_size": 2048}
 """Small, and yet slow enough that a stream lasts for seconds."""
 
 _REPLACED_WITHIN_S = 120
 
 
-async def _disturb(server: ServerProcess, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
+async def _disturb(server: Server, fault: Fault, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
     """Do harm again and again; return when (monotonic) and how many seconds each replacement took."""
     rng = random.Random(arguments.seed)
     end_s = time.monotonic() + 60 * arguments.minutes
@@ -43,18 +43,15 @@ async def _disturb(server: ServerProcess, arguments: argparse.Namespace) -> tupl
     while time.monotonic() + arguments.every_s < end_s:
         await asyncio.sleep(arguments.every_s)
         before = label_values(await scrape(server.http_url), "attendant_requests_running", "replica")
-        victim = rng.choice(sorted(pid for pid, command in descendants(server.pid).items() if f"engine-{MODEL}" in command))
-        fault = rng.choice(sorted(_SIGNALS)) if arguments.fault == "mixed" else arguments.fault
-        os.kill(victim, _SIGNALS[fault])
+        done = await fault.strike(rng)
         moments_s.append(time.monotonic())
         replaced_s.append(await _replacement(server, before, arguments.replicas))
-        print(f"{fault} of {victim}: replaced after {replaced_s[-1]:.1f} s", flush=True)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(victim, signal.SIGKILL)
+        print(f"{done}: replaced after {replaced_s[-1]:.1f} s", flush=True)
+        await fault.mend()
     return moments_s, replaced_s
 
 
-async def _replacement(server: ServerProcess, before: set[str], num_replicas: int) -> float:
+async def _replacement(server: Server, before: set[str], num_replicas: int) -> float:
     """Wait until as many replicas as wanted report, one of them new; return the seconds that took."""
     begun_s = time.monotonic()
     while time.monotonic() - begun_s < _REPLACED_WITHIN_S:
@@ -65,11 +62,11 @@ async def _replacement(server: ServerProcess, before: set[str], num_replicas: in
     raise AssertionError(f"no replacement within {_REPLACED_WITHIN_S} s\n{server.stderr[-2000:]}")
 
 
-async def _run(arguments: argparse.Namespace, server: ServerProcess) -> int:
+async def _run(arguments: argparse.Namespace, server: Server, fault: Fault) -> int:
     load = Load(server, questions(random.Random(arguments.seed), arguments.tokens), num_callers=arguments.callers)
     asking = asyncio.ensure_future(load.run())
     begun_s = time.monotonic()
-    moments_s, replaced_s = await _disturb(server, arguments)
+    moments_s, replaced_s = await _disturb(server, fault, arguments)
     load.is_ending = True
     await asking
     samples = await scrape(server.http_url)
@@ -112,17 +109,22 @@ def main() -> int:
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=300, help="most tokens of an answer")
     parser.add_argument("--every-s", type=float, default=20.0, help="seconds from one fault's end to the next")
-    parser.add_argument("--fault", choices=("kill", "hang", "mixed"), default="kill")
+    parser.add_argument("--fault", choices=(*PROCESS_FAULTS, "node"), default="kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="write the table to benchmarks/results")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as folder:
         model = write_gpt2(Path(folder) / "model", _GPT2)
-        flags = ("--http-port", "0", "--grpc-port", "0", "--replicas", str(arguments.replicas), "--log-level", "error")
-        server = ServerProcess(f"{MODEL}={model}", *flags, "--kv-cache-memory", "256MiB", log_dir=Path(folder))
+        if arguments.fault == "node":
+            flags = {"log_level": "error", "kv_cache_memory": "256MiB"}
+            with Nodes(MODEL, model, num_replicas=arguments.replicas, flags=flags, folder=Path(folder)) as nodes:
+                nodes.wait_ready(_REPLACED_WITHIN_S)
+                return asyncio.run(_run(arguments, nodes, LostHost(nodes)))
+        given = ("--http-port", "0", "--grpc-port", "0", "--replicas", str(arguments.replicas), "--log-level", "error")
+        server = ServerProcess(f"{MODEL}={model}", *given, "--kv-cache-memory", "256MiB", log_dir=Path(folder))
         try:
             server.wait_ready(_REPLACED_WITHIN_S)
-            return asyncio.run(_run(arguments, server))
+            return asyncio.run(_run(arguments, server, LostProcess(server, arguments.fault)))
         finally:
             server.stop()
 

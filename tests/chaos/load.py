@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 import grpc.aio
 
 from attendant.v1 import completion_pb2, inference_service_pb2_grpc
-from tests.e2e.callers import WAYS, Caller, grpc_request, open_callers
-from tests.e2e.server_process import ServerProcess
+from tests.e2e.callers import WAYS, Caller, Server, grpc_request, open_callers
 
 DRAWN = "grpc-stream-drawn"
 _NUM_QUESTIONS = 6
@@ -53,7 +52,7 @@ def questions(rng: random.Random, num_tokens: int) -> list[Question]:
 class Load:
     """``num_callers`` callers that take turns on all transports until they are told to end."""
 
-    def __init__(self, server: ServerProcess, asked: list[Question], *, num_callers: int) -> None:
+    def __init__(self, server: Server, asked: list[Question], *, num_callers: int) -> None:
         self._server = server
         self._asked = asked
         self._num_callers = num_callers

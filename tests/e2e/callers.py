@@ -10,9 +10,27 @@ import grpc.aio
 import httpx
 
 from attendant.v1 import common_pb2, completion_pb2, inference_service_pb2_grpc
-from tests.e2e.server_process import ServerProcess
 
 MODEL = "stories260k"
+
+
+class Server(Protocol):
+    """Where a server is reached, and what it logged."""
+
+    @property
+    def http_url(self) -> str:
+        """Base address of HTTP."""
+        ...
+
+    @property
+    def grpc_address(self) -> str:
+        """host:port of gRPC."""
+        ...
+
+    @property
+    def stderr(self) -> str:
+        """What it logged so far."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +148,7 @@ WAYS = ("grpc-unary", "grpc-stream", "http", "sse")
 
 
 @asynccontextmanager
-async def _callers(server: ServerProcess) -> AsyncIterator[dict[str, Caller]]:
+async def _callers(server: Server) -> AsyncIterator[dict[str, Caller]]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with (
         grpc.aio.insecure_channel(server.grpc_address) as channel,
@@ -140,6 +158,6 @@ async def _callers(server: ServerProcess) -> AsyncIterator[dict[str, Caller]]:
         yield dict(zip(WAYS, ways, strict=True))
 
 
-def open_callers(server: ServerProcess) -> AbstractAsyncContextManager[dict[str, Caller]]:
+def open_callers(server: Server) -> AbstractAsyncContextManager[dict[str, Caller]]:
     """Connect all four, for as long as the block lasts."""
     return _callers(server)

@@ -25,6 +25,11 @@ def data_plane() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": str(_MAX_STREAMS_PER_CONNECTION),
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         "RAY_worker_niceness": "0",
+        # A host that is cut off is given up within nine seconds, not 65: before Serve replaces what ran there, or else it may
+        # be placed on that host again.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "2000",
+        "RAY_health_check_failure_threshold": "3",
     }
 
 
