@@ -6,7 +6,7 @@ Precedence is the command line's business (flag > environment > file > default);
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?\s*$", re.IGNORECASE)
 _FACTOR = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -66,6 +66,9 @@ class Settings(BaseModel):
     max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     kv_cache_memory: SizeBytes | None = None
     replicas: Annotated[int, Field(ge=1, le=1024)] = 1
+    min_replicas: Annotated[int, Field(ge=0, le=1024)] | None = None
+    max_replicas: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, validate_default=True)
+    downscale_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     api_key_file: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -85,3 +88,25 @@ class Settings(BaseModel):
         if self.faults and not self.tests_only:
             raise ValueError("'faults' breaks requests on purpose and is for tests alone; leave it out, or set tests_only too")
         return self
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _bounds_go_together(cls, value: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get("min_replicas")
+        if (value is None) != (least is None):
+            raise ValueError("give both 'min_replicas' and 'max_replicas', which turns autoscaling on, or neither")
+        if value is not None and least is not None and value < least:
+            raise ValueError(f"{value} is less than 'min_replicas', which is {least}; give at least as many")
+        return value
+
+    @field_validator("local")
+    @classmethod
+    def _local_does_not_scale(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("max_replicas") is not None:
+            raise ValueError("one process cannot scale; leave 'min_replicas' and 'max_replicas' out, or serve on Ray")
+        return value
+
+    @property
+    def most_replicas(self) -> int:
+        """Replicas of each model that there may be at once."""
+        return self.replicas if self.max_replicas is None else self.max_replicas

@@ -52,6 +52,13 @@ def serve(
         ),
     ] = None,
     replicas: Annotated[int | None, typer.Option("--replicas", help="Replicas of each model. Default 1.")] = None,
+    min_replicas: Annotated[
+        int | None, typer.Option("--min-replicas", help="Fewest replicas of each model, 0 for none when idle; with --max-replicas.")
+    ] = None,
+    max_replicas: Annotated[int | None, typer.Option("--max-replicas", help="Most replicas. Both bounds turn autoscaling on.")] = None,
+    downscale_delay_s: Annotated[
+        float | None, typer.Option("--downscale-delay-s", help="Idle time before a replica is taken away. Default 60.")
+    ] = None,
     api_key_file: Annotated[str | None, typer.Option("--api-key-file", help="Keys, one a line: 'tenant: key'.")] = None,
     tls_cert: Annotated[str | None, typer.Option("--tls-cert", help="Certificate (PEM, with its chain): TLS on both ports.")] = None,
     tls_key: Annotated[str | None, typer.Option("--tls-key", help="The certificate's private key (PEM, no passphrase).")] = None,
@@ -95,6 +102,9 @@ def serve(
         "kv_cache_memory": kv_cache_memory,
         "adapter": adapter or None,
         "replicas": replicas,
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
+        "downscale_delay_s": downscale_delay_s,
         "api_key_file": api_key_file,
         "tls_cert": tls_cert,
         "tls_key": tls_key,

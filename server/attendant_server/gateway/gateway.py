@@ -146,8 +146,8 @@ class Gateway:
         return self._find(name).card()
 
     def is_ready(self) -> bool:
-        """Tell whether every model has a replica that answers and nothing is draining."""
-        return not self._is_draining and all(model.replicas.num_ready for model in self._models.values())
+        """Tell whether every model has a replica that answers, or that the next request wakes, and nothing is draining."""
+        return not self._is_draining and all(model.replicas.is_available for model in self._models.values())
 
     def render_metrics(self) -> bytes:
         """Return the metrics of this gateway and of every replica that is linked now."""

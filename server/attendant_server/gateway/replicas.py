@@ -3,7 +3,7 @@
 Links come and go at runtime (``update``); a request keeps the link that it was sent to. Knows nothing of text.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from attendant_engine.types import EngineRequest, ModelInfo, PoolingRequest
 from attendant_server.errors import ServingError
@@ -13,6 +13,10 @@ from attendant_server.gateway.routing import Placement, RoutedReplica, Router
 from attendant_server.link.base import ReplicaLink
 
 NOT_READY_RETRY_AFTER_S = 1.0
+
+
+def _nothing() -> None:
+    """Nobody starts replicas."""
 
 
 def _answers_like(info: ModelInfo | None, other: ModelInfo) -> bool:
@@ -26,7 +30,8 @@ def _has_adapter(info: ModelInfo | None, request: EngineRequest) -> bool:
 class ReplicaSet:
     """The links to one model's replicas, with this gateway's own count of requests on each.
 
-    ``replacement_s``: how long what a lost replica had may wait for another to become ready; 0 where nobody replaces it.
+    ``replacement_s``: how long requests may wait for a replica to become ready; 0 where nobody starts one. ``may_sleep``: having
+    none is no fault, since the next request has one started. ``on_wanted`` is called whenever one is wanted and none is ready.
     ``quarantine`` is for requests that may have been the end of one.
     """
 
@@ -34,6 +39,8 @@ class ReplicaSet:
         self._model = model
         self.replacement_s = replacement_s
         self.quarantine = Quarantine()
+        self.may_sleep = False
+        self.on_wanted: Callable[[], None] = _nothing
         self._links: tuple[ReplicaLink, ...] = ()
         self._router = Router()
         self._routed: dict[ReplicaLink, RoutedReplica] = {}
@@ -72,10 +79,17 @@ class ReplicaSet:
         return sum(1 for link in self._links if link.is_ready)
 
     @property
+    def is_available(self) -> bool:
+        """Whether requests are taken: a replica is ready, or sleeps and will be woken."""
+        return self.num_ready > 0 or (self.may_sleep and self.info is not None)
+
+    @property
     def status(self) -> str:
         """Return "ready", or why no replica is."""
         if self.num_ready:
             return "ready"
+        if self.may_sleep and not self._links:
+            return "asleep: the next request starts a replica"
         return next((link.status for link in self._links), "no replica has started yet")
 
     def require_info(self) -> ModelInfo:
@@ -132,6 +146,7 @@ class ReplicaSet:
             self._routed.pop(replica.link, None)
 
     def _not_ready(self) -> ServingError:
+        self.on_wanted()
         return ServingError(
             "not_ready", f"model '{self._model}' has no replica ready: {self.status}", retry_after_s=NOT_READY_RETRY_AFTER_S
         )

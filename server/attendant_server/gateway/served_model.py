@@ -78,7 +78,7 @@ class ServedModel:
             device_kind=info.device_kind if info else "",
             labels=info.labels if info else (),
             embedding_size=info.embedding_size if info else None,
-            is_ready=num_ready > 0,
+            is_ready=self.replicas.is_available,
             status=self.replicas.status,
             num_replicas=num_ready,
             adapters=tuple(self._adapters),

@@ -13,6 +13,7 @@ from attendant_engine.machine import available_cores
 from attendant_server.config import ModelSettings, Settings
 from attendant_server.hosting.compute_threads import size_compute_threads
 from attendant_server.hosting.log_pipe import open_log
+from attendant_server.link.base import ReplicaLoad
 from attendant_server.link.server import LinkServer
 from attendant_server.logging import configure_logging
 
@@ -54,6 +55,17 @@ class EngineReplica:
 
     async def ping(self) -> None:
         """Answer a gateway's first call."""
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Say how busy it is, for Serve's autoscaling."""
+        from attendant_server.hosting import autoscaling
+
+        load = self._engine.load if self._engine is not None else ReplicaLoad()
+        return {
+            autoscaling.WAITING: load.num_queued_tokens + autoscaling.WAITING_SEQUENCE_TOKENS * load.num_waiting,
+            autoscaling.CACHE: load.kv_cache_usage_ratio,
+            autoscaling.SEQUENCES: float(load.num_running + load.num_waiting),
+        }
 
     async def check_health(self) -> None:
         """Raise when the engine has failed or stands still, for Serve to replace this replica."""

@@ -7,6 +7,7 @@ replicas there are and keeps a link to each. Plain here; ``serve`` makes a deplo
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -37,6 +38,8 @@ from attendant_server.logging import configure_logging, log_event
 _log = logging.getLogger(__name__)
 
 _REPLACEMENT_S = 30.0  # Serve has replaced a dead replica of a small model long before
+_PING_PAUSE_S = 1.0  # between two calls that are to wake a model's engines
+_COLD_START_S = 120.0  # for a model without replicas: a process, its imports, and the weights of a large model
 
 
 class GatewayReplica(InferenceHandlers, HealthHandlers):
@@ -49,7 +52,8 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
         self._settings = settings
         models = {model.name: ServedModel.load(model.name, model.path, max_queue=settings.max_queue) for model in settings.models}
         for model in models.values():
-            model.replicas.replacement_s = _REPLACEMENT_S
+            model.replicas.may_sleep = settings.min_replicas == 0
+            model.replicas.replacement_s = _COLD_START_S if model.replicas.may_sleep else _REPLACEMENT_S
         self._core = Gateway(
             with_adapters(models, settings), api_keys=ApiKeys.load(settings.api_key_file), request_timeout_s=settings.request_timeout_s
         )
@@ -62,12 +66,21 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
         self._link_token = link_token
         self._links = LinkPool(by_deployment, self._open_link)
         process_directory().listen(self._links.update)
-        # Serve makes a handle's router, and so tells of replicas, at the handle's first call.
-        self._first_calls = [asyncio.ensure_future(self._call_once(handle)) for _, handle in engines.values()]
+        self._pings: dict[str, asyncio.Task[None]] = {}
+        for name, (_, handle) in engines.items():
+            models[name].replicas.on_wanted = partial(self._wake, name, handle)
+            # Serve makes a handle's router, and so tells of replicas, at the handle's first call.
+            self._wake(name, handle)
 
     def _open_link(self, replica_id: str, address: str) -> LinkClient:
         gateway_id: str = serve.get_replica_context().replica_id.unique_id
         return LinkClient(address, token=self._link_token, replica_id=replica_id, gateway_id=gateway_id)
+
+    def _wake(self, model: str, handle: DeploymentHandle[Any]) -> None:
+        """Call a model's engines once; Serve starts a replica where there is none and one is allowed."""
+        if model not in self._pings:
+            task = self._pings[model] = asyncio.ensure_future(self._call_once(handle))
+            task.add_done_callback(lambda _: self._pings.pop(model))
 
     @staticmethod
     async def _call_once(handle: DeploymentHandle[Any]) -> None:
@@ -75,7 +88,8 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
             await handle.ping.remote()
         except Exception as error:
             # The router exists all the same, and it tells of the replacement.
-            log_event(_log, logging.WARNING, "an engine replica did not answer its first call", error=type(error).__name__)
+            log_event(_log, logging.WARNING, "an engine replica did not answer a call", error=type(error).__name__)
+        await asyncio.sleep(_PING_PAUSE_S)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Give Serve the HTTP application."""
@@ -121,7 +135,7 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
 
     async def __del__(self) -> None:
         """Leave the engines, after Serve has waited for the calls."""
-        for task in self._first_calls:
+        for task in self._pings.values():
             task.cancel()
         await self._links.close()
         self._core.close()

@@ -24,6 +24,9 @@ def data_plane() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": str(_MAX_STREAMS_PER_CONNECTION),
         "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": str(_MAX_STREAMS_PER_CONNECTION),
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+        # What autoscaling goes by is to be of this moment; the default is ten seconds.
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_worker_niceness": "0",
         # A host that is cut off is given up within nine seconds, not 65: before Serve replaces what ran there, or else it may
         # be placed on that host again.

@@ -19,6 +19,7 @@ from ray.serve.config import RequestRouterConfig
 
 from attendant_server.config import ModelSettings, Settings
 from attendant_server.hosting.adapter_paths import assign_adapters
+from attendant_server.hosting.autoscaling import autoscaling_config
 from attendant_server.hosting.cpus import server_cpus
 from attendant_server.hosting.engine_replica import EngineReplica
 from attendant_server.hosting.gateway_replica import GatewayReplica
@@ -59,7 +60,7 @@ def make_application(settings: Settings, *, log_path: str | None = None) -> Appl
     available = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
     resources = engine_resources(
         available,
-        num_engines=len(settings.models) * settings.replicas,
+        num_engines=len(settings.models) * settings.most_replicas,
         device=settings.device,
     )
     engines = {}
@@ -67,7 +68,7 @@ def make_application(settings: Settings, *, log_path: str | None = None) -> Appl
         name = engine_deployment_name(model.name)
         deployment = serve.deployment(
             name=name,
-            num_replicas=settings.replicas,
+            **_scale(settings),
             ray_actor_options=resources,
             request_router_config=RequestRouterConfig(request_router_class=_ROUTER),  # type: ignore[arg-type]
             **_lifecycle(settings),
@@ -75,6 +76,19 @@ def make_application(settings: Settings, *, log_path: str | None = None) -> Appl
         engines[model.name] = (name, deployment.bind(model, settings, link_token, log_path))
     gateway = serve.deployment(name=GATEWAY, ray_actor_options={"num_cpus": gateway_cpus(available)}, **_lifecycle(settings))
     return gateway(serve.ingress()(GatewayReplica)).bind(settings, engines, link_token, log_path)
+
+
+def _scale(settings: Settings) -> dict[str, Any]:
+    """Return how many replicas an engine deployment has."""
+    if settings.min_replicas is None or settings.max_replicas is None:
+        return {"num_replicas": settings.replicas}
+    config = autoscaling_config(
+        min_replicas=settings.min_replicas,
+        max_replicas=settings.max_replicas,
+        initial_replicas=settings.replicas,
+        downscale_delay_s=settings.downscale_delay_s,
+    )
+    return {"autoscaling_config": config}
 
 
 def _lifecycle(settings: Settings) -> dict[str, Any]:

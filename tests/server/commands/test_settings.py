@@ -116,3 +116,16 @@ def test_faults_on_purpose_need_a_word_that_this_is_a_test(tmp_path: Path) -> No
     with pytest.raises(SettingsError, match="for tests alone"):
         _collect(tmp_path, flags={"faults": "load:raise"})
     assert _collect(tmp_path, flags={"faults": "load:raise", "tests_only": True}).faults == "load:raise"
+
+
+def test_bounds_of_replicas_go_together_and_not_with_one_process(tmp_path: Path) -> None:
+    settings = _collect(tmp_path, flags={"min_replicas": 0, "max_replicas": 3})
+    assert (settings.min_replicas, settings.max_replicas, settings.most_replicas) == (0, 3, 3)
+    for flags, message in (
+        ({"min_replicas": 1}, "give both"),
+        ({"max_replicas": 2}, "give both"),
+        ({"min_replicas": 3, "max_replicas": 2}, "--max-replicas: 2 is less than"),
+        ({"min_replicas": 1, "max_replicas": 2, "local": True}, "--local: one process cannot scale"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            _collect(tmp_path, flags=flags)

@@ -92,3 +92,22 @@ def test_what_the_model_is_stays_known_while_replicas_are_replaced() -> None:
     assert replicas.require_info().max_model_len == 99
     replicas.update([])
     assert replicas.require_info().max_model_len == 99
+
+
+def test_a_model_that_sleeps_is_available_once_it_is_known_and_is_woken_by_who_wants_it() -> None:
+    replicas, num_wanted = ReplicaSet("tiny"), 0
+
+    def note() -> None:
+        nonlocal num_wanted
+        num_wanted += 1
+
+    replicas.may_sleep, replicas.on_wanted = True, note
+    assert not replicas.is_available
+    replicas.update([FakeLink()])
+    assert replicas.require_info() and replicas.is_available and num_wanted == 0
+    replicas.update([])
+    assert (replicas.is_available, replicas.num_ready) == (True, 0)
+    assert replicas.status.startswith("asleep")
+    with pytest.raises(ServingError):
+        replicas.pick(REQUEST)
+    assert num_wanted == 1
