@@ -67,7 +67,7 @@ class Settings(BaseModel):
     kv_cache_memory: SizeBytes | None = None
     replicas: Annotated[int, Field(ge=1, le=1024)] = 1
     min_replicas: Annotated[int, Field(ge=0, le=1024)] | None = None
-    max_replicas: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, validate_default=True)
+    max_replicas: Annotated[int, Field(ge=1, le=1024)] | None = Field(default=None, validate_default=True)
     downscale_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     api_key_file: str | None = None
     tls_cert: str | None = None

@@ -102,11 +102,13 @@ def test_a_model_that_sleeps_is_available_once_it_is_known_and_is_woken_by_who_w
         num_wanted += 1
 
     replicas.may_sleep, replicas.on_wanted = True, note
-    assert not replicas.is_available
+    available = [replicas.is_available]
     replicas.update([FakeLink()])
-    assert replicas.require_info() and replicas.is_available and num_wanted == 0
+    assert replicas.require_info().name == "tiny"
+    available.append(replicas.is_available)
     replicas.update([])
-    assert (replicas.is_available, replicas.num_ready) == (True, 0)
+    available.append(replicas.is_available)
+    assert (available, replicas.num_ready, num_wanted) == ([False, True, True], 0, 0)
     assert replicas.status.startswith("asleep")
     with pytest.raises(ServingError):
         replicas.pick(REQUEST)
