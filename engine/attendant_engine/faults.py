@@ -1,8 +1,8 @@
 """Faults on purpose, for tests: what a load, or a step that reads a certain token, is to do in place of its work.
 
-A plan is text, ``PHASE:KIND`` or ``step:KIND:TOKEN_ID`` with commas between: ``step:kill:255`` kills the process in any
-step that reads token 255, ``load:raise`` makes loading fail. It stands around the model's trunk and is nowhere else, so an
-engine without a plan runs nothing of this.
+A plan is text, ``load:KIND`` or ``PHASE:KIND:TOKEN_ID`` with commas between: ``step:kill:255`` kills the process in any
+step that reads token 255, ``load:raise`` makes loading fail, ``link:cut:255`` breaks the connection that token 255 comes by,
+which is the server's to do. A plan stands around the model's trunk; an engine without one runs nothing of this.
 """
 
 import os
@@ -17,14 +17,18 @@ import torch
 from attendant_engine.errors import CheckpointError, InvalidRequestError
 from attendant_engine.models.base import ModelInputs, Trunk
 
-Phase = Literal["load", "step"]
-Kind = Literal["raise", "memory", "nan", "kill", "hang"]
-_KINDS: dict[Phase, tuple[Kind, ...]] = {"load": ("raise", "kill", "hang"), "step": ("raise", "memory", "nan", "kill", "hang")}
+Phase = Literal["load", "step", "link"]
+Kind = Literal["raise", "memory", "nan", "kill", "hang", "cut"]
+_KINDS: dict[Phase, tuple[Kind, ...]] = {
+    "load": ("raise", "kill", "hang"),
+    "step": ("raise", "memory", "nan", "kill", "hang"),
+    "link": ("cut",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One fault; ``token_id`` is what a step has to read for it."""
+    """One fault; ``token_id`` is what has to be read for it."""
 
     phase: Phase
     kind: Kind
@@ -68,9 +72,9 @@ def _parse(part: str) -> Fault:
     phase, _, rest = part.partition(":")
     kind, _, token_id = rest.partition(":")
     is_known = phase in _KINDS and kind in _KINDS[phase]
-    if not is_known or (phase == "step") != token_id.isdecimal() or (phase == "load" and token_id):
+    if not is_known or (not token_id.isdecimal() if phase != "load" else bool(token_id)):
         forms = "; ".join(f"{name}: {', '.join(kinds)}" for name, kinds in _KINDS.items())
-        raise InvalidRequestError(f"{part!r} is no fault; write load:KIND or step:KIND:TOKEN_ID ({forms}).", param="faults")
+        raise InvalidRequestError(f"{part!r} is no fault; write load:KIND or PHASE:KIND:TOKEN_ID ({forms}).", param="faults")
     return Fault(phase=cast(Phase, phase), kind=cast(Kind, kind), token_id=int(token_id) if token_id else None)
 
 

@@ -106,6 +106,6 @@ def test_a_load_can_be_made_to_fail() -> None:
 def test_a_plan_is_read_or_refused() -> None:
     assert parse_faults("load:hang, step:kill:3") == (Fault(phase="load", kind="hang"), Fault(phase="step", kind="kill", token_id=3))
     assert parse_faults("") == ()
-    for text in ("step:raise", "load:raise:3", "load:nan", "step:burn:3", "step:raise:x", "what"):
-        with pytest.raises(InvalidRequestError, match="write load:KIND or step:KIND:TOKEN_ID"):
+    for text in ("step:raise", "link:cut", "load:raise:3", "load:nan", "step:burn:3", "step:raise:x", "what"):
+        with pytest.raises(InvalidRequestError, match="write load:KIND or PHASE:KIND:TOKEN_ID"):
             parse_faults(text)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from attendant_engine.config import AdapterSource, EngineConfig
 from attendant_engine.engine import load_engine
+from attendant_engine.faults import parse_faults
 from attendant_server.config import ModelSettings, Settings
+from attendant_server.link.faults import FaultyLink
 from attendant_server.link.local import LocalLink
 from attendant_server.metrics import ReplicaMetrics
 
@@ -35,4 +37,7 @@ def make_local_link(model: ModelSettings, settings: Settings, *, replica_id: str
     adapters = tuple(AdapterSource(name=adapter.name, path=adapter.path) for adapter in model.adapters)
     config = replace(engine_config(settings, num_torch_threads=num_torch_threads), adapters=adapters)
     load = partial(load_engine, Path(model.path), model.name, config)
-    return LocalLink(load, replica_id=replica_id, metrics=ReplicaMetrics(model=model.name, replica=replica_id))
+    metrics = ReplicaMetrics(model=model.name, replica=replica_id)
+    if settings.faults:
+        return FaultyLink(load, replica_id=replica_id, metrics=metrics, faults=parse_faults(settings.faults))
+    return LocalLink(load, replica_id=replica_id, metrics=metrics)
