@@ -72,6 +72,12 @@ class GatewayMetrics:
         self._failovers = Counter(
             "attendant_stream_failovers", "Requests moved to another replica after theirs was lost.", ("model",), registry=self._registry
         )
+        self._resumed = Counter(
+            "attendant_streams_resumed",
+            "Streams that went on here after their gateway or connection was lost.",
+            ("model",),
+            registry=self._registry,
+        )
         self._picks = Counter(
             "attendant_routing_picks",
             "Choices of a replica, by what decided: a cached prefix, load in spite of one (spill), or load.",
@@ -96,6 +102,10 @@ class GatewayMetrics:
     def failed_over(self, model: str) -> None:
         """Count a request that was moved to another replica."""
         self._failovers.labels(model).inc()
+
+    def stream_resumed(self, model: str) -> None:
+        """Count a stream that another gateway began."""
+        self._resumed.labels(model).inc()
 
     def replica_picked(self, model: str, reason: str) -> None:
         """Count a choice of a replica: "prefix", "spill" or "load"."""

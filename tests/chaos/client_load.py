@@ -8,25 +8,35 @@ import asyncio
 import itertools
 import random
 import time
+from dataclasses import dataclass
 
 from attendant_client import AsyncClient
 from attendant_client.to_wire import CompleteOptions
 from tests.chaos.load import Question, Record
-from tests.e2e.callers import MODEL, Server
+from tests.e2e.callers import MODEL
+from tests.e2e.server_process import ServerProcess
 
 WAYS = ("client-stream", "client-stream-drawn", "client-stream-unseeded", "client-unary")
 _TIMEOUT_S = 150.0
 
 
+@dataclass(slots=True)
+class ClientRecord(Record):
+    """What the client's callers met with."""
+
+    num_resumed: int = 0
+
+
 class ClientLoad:
     """``num_callers`` callers that take turns on all ways until they are told to end."""
 
-    def __init__(self, server: Server, asked: list[Question], *, num_callers: int) -> None:
+    def __init__(self, server: ServerProcess, asked: list[Question], *, num_callers: int) -> None:
         self._server = server
         self._asked = asked
         self._num_callers = num_callers
         self._expected: dict[tuple[str, Question], tuple[int, ...]] = {}
-        self.record = Record()
+        self.record = ClientRecord()
+        self.has_begun = asyncio.Event()
         self.is_ending = False
 
     async def run(self) -> None:
@@ -34,6 +44,7 @@ class ClientLoad:
         async with AsyncClient(self._server.grpc_address, timeout_s=_TIMEOUT_S) as client:
             for question, way in itertools.product(self._asked, WAYS):
                 self._expected[way, question] = await self._whole(client, question, _options(question, way))
+            self.has_begun.set()
             ways = itertools.cycle(WAYS)
             await asyncio.gather(*(self._ask(client, number, next(ways)) for number in range(self._num_callers)))
 
@@ -71,6 +82,8 @@ class ClientLoad:
             last_s = now_s
             token_ids += piece.token_ids
         self.record.pauses_s.append((last_s, longest_s))
+        # The first attempt's id has no number of its own.
+        self.record.num_resumed += "." in stream.summary.id
         return token_ids, stream.summary.receipt.seed
 
 

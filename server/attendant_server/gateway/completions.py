@@ -1,5 +1,6 @@
 """Completions and chat: from a checked request to a running generation, and from its pieces to one answer."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,9 @@ from attendant_server.gateway.seeds import draw_seed
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.gateway.streams import CompletionStream
 from attendant_server.gateway.toolbox import Toolbox
+from attendant_server.logging import log_event
+
+_log = logging.getLogger(__name__)
 
 
 class Completions:
@@ -66,6 +70,8 @@ class Completions:
             begun = await self._toolbox.text_pool.run(
                 call.deadline, rebuild, plan, model.tokenizer, resume.outputs, vocab_size=info.vocab_size
             )
+            self._toolbox.metrics.stream_resumed(model.name)
+            log_event(_log, logging.INFO, "a stream goes on", model=model.name, num_tokens=sum(len(o.token_ids) for o in begun.values()))
         generation = Generation(
             plan,
             tokenizer=model.tokenizer,

@@ -140,6 +140,7 @@ async def test_a_resumed_stream_can_be_resumed_and_says_of_the_cache_what_the_fi
     assert _joined([*whole[:2], *second[:3], *third]) == _joined(whole)
     assert isinstance(third[-1], StreamEnd)
     assert third[-1].usage.cached_tokens == pieces[0].usage.cached_tokens
+    assert b'attendant_streams_resumed_total{model="stories"} 2.0' in stories.render_metrics()
 
 
 async def test_a_receipts_seed_gives_every_output_again(stories: Gateway) -> None:
