@@ -247,7 +247,14 @@ class Generation:
         if share is None:
             return ()
         state = share.state
-        raise_if_failed(output)
+        try:
+            raise_if_failed(output)
+        except ServingError as error:
+            if not output.token_ids:
+                raise
+            # It met with tokens on the way, which were good.
+            self._failure = error
+            output = replace(output, error=None, finish_reason=None)
         reader = state.readers[output.index]
         if reader.is_done:
             return ()

@@ -150,10 +150,10 @@ async def test_what_came_before_a_failure_is_shown_before_the_failure(gateway: G
     stream = await _open(gateway, ["p", "q"])
     first, second = (request.request_id for request in link.submitted)
     link.emit(SequenceOutput(request_id=first, token_ids=ids_of("ok")))
+    link.emit(SequenceOutput(request_id=second, token_ids=ids_of("so far")))
     link.emit(SequenceOutput(request_id=second, finish_reason="error", error=OutputError(code="server_error", message="fault")))
-    item = await anext(stream)
-    assert isinstance(item, CompletionDelta)
-    assert item.text == "ok"
+    items = [await anext(stream), await anext(stream)]
+    assert [(_text(items, 0), _text(items, 1))] == [("ok", "so far")]
     with pytest.raises(ServingError, match="fault"):
         await anext(stream)
     assert (link.aborted, gateway.num_active) == ([first], 0)
