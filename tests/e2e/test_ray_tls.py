@@ -52,9 +52,10 @@ def test_without_a_key_nothing_but_the_probes_answers(tls_server: ServerProcess,
         for method in ("Complete", "ListModels", "Tokenize"):
             assert _code(channel, f"/attendant.v1.InferenceService/{method}") == grpc.StatusCode.UNAUTHENTICATED
         assert _code(channel, "/grpc.health.v1.Health/List") == grpc.StatusCode.UNAUTHENTICATED
-        # Serve's server has no such methods, and takes nobody's word on who may hear that.
-        for method in ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/nope.Service/Nope"):
-            assert _code(channel, method) in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
+        for method in ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/nope.Service/Nope", "/x"):
+            assert _code(channel, method) == grpc.StatusCode.UNAUTHENTICATED, method
+        assert _code(channel, "/nope.Service/Nope", KEY) in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
+        assert _code(channel, "/attendant.v1.InferenceService/ListModels", KEY) == grpc.StatusCode.OK
         assert _code(channel, "/ray.serve.RayServeAPIService/ListApplications") == grpc.StatusCode.UNIMPLEMENTED
     context = ssl.create_default_context(cafile=str(authority.ca))
     context.load_cert_chain(client_pair.cert, client_pair.key)

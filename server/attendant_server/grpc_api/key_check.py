@@ -1,7 +1,7 @@
-"""What happens to every RPC of our own server before its handler sees it, unknown methods and reflection included.
+"""What happens to every RPC before its handler sees it, unknown methods and reflection included.
 
-``KeyCheck`` lets nobody in without a key; ``MessageTimeLimit`` ends an RPC whose message does not come. Ray Serve takes no
-interceptors: there the handlers ask for the key themselves, as they do here once more.
+``KeyCheck`` lets nobody in without a key; ``MessageTimeLimit`` ends an RPC whose message does not come. Ray Serve's server
+takes no interceptors, so there ``KeyGate`` stands before all other handlers. The handlers ask for the key once more.
 """
 
 import asyncio
@@ -40,14 +40,33 @@ class KeyCheck(grpc.aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> OptionalHandler:
         """Return the method's handler, or one that refuses."""
-        method = handler_call_details.method
-        if method not in OPEN_METHODS:
-            try:
-                self._gateway.authenticate(authorization_in(handler_call_details.invocation_metadata))
-            except ServingError as error:
-                self._gateway.count_refusal(_NAME_BY_PATH.get(method, UNKNOWN_METHOD), error.code)
-                return grpc.stream_stream_rpc_method_handler(_refusing(error))
-        return await continuation(handler_call_details)
+        return _refusal(self._gateway, handler_call_details) or await continuation(handler_call_details)
+
+
+class KeyGate(grpc.GenericRpcHandler):
+    """The same check as a handler of any method: it claims the RPCs of whoever has no key, and leaves the others alone.
+
+    Guards nothing until it is told of a gateway.
+    """
+
+    def __init__(self) -> None:
+        self._gateway: GatewayTasks | None = None
+
+    def guard(self, gateway: GatewayTasks) -> None:
+        """Ask ``gateway`` for keys from now on."""
+        self._gateway = gateway
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "OptionalHandler":
+        """Return a handler that refuses, None for who may come in."""
+        return None if self._gateway is None else _refusal(self._gateway, handler_call_details)
+
+
+_GATE = KeyGate()
+
+
+def process_gate() -> KeyGate:
+    """Return the gate of this process: Serve makes the server and we the gateway, and neither can be handed to the other."""
+    return _GATE
 
 
 class MessageTimeLimit(grpc.aio.ServerInterceptor):
@@ -98,6 +117,17 @@ def authorization_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> str 
     """Return the ``authorization`` in an RPC's metadata; of several, the last."""
     values = [value for key, value in metadata or () if key == "authorization" and isinstance(value, str)]
     return values[-1] if values else None
+
+
+def _refusal(gateway: GatewayTasks, details: grpc.HandlerCallDetails) -> "OptionalHandler":
+    if details.method in OPEN_METHODS:
+        return None
+    try:
+        gateway.authenticate(authorization_in(details.invocation_metadata))
+    except ServingError as error:
+        gateway.count_refusal(_NAME_BY_PATH.get(details.method, UNKNOWN_METHOD), error.code)
+        return grpc.stream_stream_rpc_method_handler(_refusing(error))
+    return None
 
 
 def _refusing(error: ServingError) -> Callable[[Any, Context], Awaitable[None]]:

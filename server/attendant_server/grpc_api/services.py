@@ -18,13 +18,14 @@ from attendant_server.config import Settings
 from attendant_server.gateway.interface import GatewayTasks
 from attendant_server.grpc_api import health
 from attendant_server.grpc_api.deserializer import tolerant_deserializer
-from attendant_server.grpc_api.key_check import KeyCheck, MessageTimeLimit
+from attendant_server.grpc_api.key_check import KeyCheck, MessageTimeLimit, process_gate
 from attendant_server.grpc_api.servicer import InferenceHandlers
 
 MAX_STREAMS_PER_CONNECTION = 4096
 MAX_METADATA_BYTES = 16 * 1024
 
-SERVICE_NAME = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+_INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"]
+SERVICE_NAME = _INFERENCE.full_name
 
 
 def build_server(gateway: GatewayTasks, settings: Settings) -> grpc.aio.Server:
@@ -58,14 +59,16 @@ def server_options(settings: Settings) -> list[tuple[str, Any]]:
 
 def add_services(server: grpc.aio.Server, gateway: GatewayTasks, settings: Settings) -> None:
     """Add the inference service, health and reflection of both."""
-    add_inference_servicer(InferenceHandlers(gateway, max_body_bytes=settings.max_body_bytes), server)
+    _add(_INFERENCE, InferenceHandlers(gateway, max_body_bytes=settings.max_body_bytes), server)
     add_health_servicer(health.HealthHandlers(gateway), server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
 
 def add_inference_servicer(servicer: Any, server: Any) -> None:
-    """Add ``attendant.v1.InferenceService``; ``servicer`` has a method an RPC."""
-    _add(inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"], servicer, server)
+    """Add the process's key gate, and ``attendant.v1.InferenceService``; ``servicer`` has a method an RPC. For Ray Serve."""
+    # The way of the class above Serve's: its own would put its routing in the gate's place.
+    super(type(server), server).add_generic_rpc_handlers((process_gate(),))
+    _add(_INFERENCE, servicer, server)
 
 
 def add_health_servicer(servicer: Any, server: Any) -> None:

@@ -25,6 +25,7 @@ from attendant_server.gateway.served_model import ServedModel
 from attendant_server.grpc_api.call import GrpcCall, GrpcContext
 from attendant_server.grpc_api.deserializer import MalformedMessage
 from attendant_server.grpc_api.health import HealthHandlers
+from attendant_server.grpc_api.key_check import process_gate
 from attendant_server.grpc_api.servicer import InferenceHandlers
 from attendant_server.hosting.adapter_paths import with_adapters
 from attendant_server.hosting.link_pool import LinkPool
@@ -59,6 +60,7 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
         )
         InferenceHandlers.__init__(self, self._core, max_body_bytes=settings.max_body_bytes)
         HealthHandlers.__init__(self, self._core)
+        process_gate().guard(self._core)
         # A log file is shared on one machine alone; there Serve's gRPC port listens on every address, whatever its host says.
         self._is_behind_loopback = log_path is not None and settings.host == "127.0.0.1"
         self._drains = asyncio.Event()

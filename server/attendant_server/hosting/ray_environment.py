@@ -15,6 +15,9 @@ _WINDOW = 64
 _MAX_STREAMS_PER_CONNECTION = 4096
 """gRPC clients put all calls on one connection; HAProxy's default of 100 would queue the rest."""
 
+_MAX_MESSAGE_BYTES = 256 << 20
+"""Of a message either way, where Serve's own default is 2 GiB: many times the largest body, and the largest batch of vectors."""
+
 
 def data_plane() -> dict[str, str]:
     """Variables that choose HAProxy in front of the replicas' own servers; a Kubernetes deployment sets the same."""
@@ -58,6 +61,7 @@ def own_cluster(run_dir: Path, *, drain_timeout_s: float, avoid_ports: tuple[int
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http.stop),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc.start),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc.stop),
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(_MAX_MESSAGE_BYTES),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),

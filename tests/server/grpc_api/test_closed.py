@@ -14,7 +14,8 @@ from attendant.v1 import common_pb2, completion_pb2, inference_service_pb2
 from attendant_server.config import Settings
 from attendant_server.grpc_api import services, stalls
 from attendant_server.grpc_api.call import GrpcCall
-from attendant_server.grpc_api.key_check import OPEN_METHODS, MessageTimeLimit
+from attendant_server.grpc_api.health import HealthHandlers
+from attendant_server.grpc_api.key_check import OPEN_METHODS, KeyGate, MessageTimeLimit
 from attendant_server.grpc_api.servicer import InferenceHandlers
 from tests.server.grpc_api.fakes import FakeGateway
 
@@ -224,3 +225,35 @@ async def test_a_reader_who_reads_is_not_limited(gateway: FakeGateway) -> None:
     context = _From("ipv4:127.0.0.1:1")
     assert len([piece async for piece in handlers.StreamComplete(request, context)]) == 6
     assert context.code == grpc.StatusCode.OK
+
+
+async def test_a_server_without_interceptors_is_guarded_by_the_gate(monkeypatch: pytest.MonkeyPatch, gateway: FakeGateway) -> None:
+    gate = KeyGate()
+    monkeypatch.setattr(services, "process_gate", lambda: gate)
+    gateway.key = "right"
+    # A server that takes no interceptors and has a way of its own to add handlers, as Ray Serve's.
+    plain: Any = type(grpc.aio.server())
+
+    def add_routing_ones(self: Any, handlers: Any) -> None:
+        assert not isinstance(handlers[0], KeyGate), "Serve would route to replicas instead"
+        plain.add_generic_rpc_handlers(self, handlers)
+
+    serves: Any = type("ServesServer", (plain,), {"add_generic_rpc_handlers": add_routing_ones})
+    server = serves(None, (), (), (), None, None)
+    services.add_inference_servicer(InferenceHandlers(gateway, max_body_bytes=1000), server)
+    services.add_health_servicer(HealthHandlers(gateway), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        # Before a gateway is there, the handlers' own check stands alone.
+        assert await _status(channel, "/attendant.v1.InferenceService/ListModels", ()) == grpc.StatusCode.UNAUTHENTICATED
+        assert await _status(channel, "/attendant.v1.InferenceService/Nope", ()) == grpc.StatusCode.UNIMPLEMENTED
+        gate.guard(gateway)
+        for method in (*METHODS, *UNKNOWN):
+            expected = grpc.StatusCode.OK if method == "/grpc.health.v1.Health/Check" else grpc.StatusCode.UNAUTHENTICATED
+            if method != "/grpc.health.v1.Health/Watch":
+                assert await _status(channel, method, ()) == expected, method
+        assert (
+            await _status(channel, "/attendant.v1.InferenceService/ListModels", (("authorization", "Bearer right"),)) == grpc.StatusCode.OK
+        )
+    await server.stop(None)
