@@ -56,7 +56,6 @@ class TlsChecks:
         tls = Tls(ca_file=str(authority.ca), cert_file=str(client_pair.cert), key_file=str(client_pair.key))
         async with AsyncClient(tls_server.grpc_address.replace("grpcs", "https"), tls=tls, api_key=self.key) as client:
             pieces = [piece.text async for piece in client.stream_complete(MODEL, "Once upon a time", max_tokens=8, temperature=0)]
-        assert len(pieces) > 1
         assert "".join(pieces) == ", there was a little girl"
 
     def test_nobody_gets_in_without_a_certificate_of_the_authority(
