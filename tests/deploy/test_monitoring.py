@@ -100,6 +100,7 @@ def _served_labels() -> dict[str, set[str]]:
     gateway.request_ended("completions", "ok", 1.0)
     gateway.request_rejected("queue_full")
     gateway.failed_over("m")
+    gateway.replica_picked("m", "prefix")
     gateway.token_times("m").first_token(1.0)
     replica = ReplicaMetrics(model="m", replica="r")
     replica.loaded(_MODEL, LoadStats(phase_s={"weights": 1.0}))

@@ -53,6 +53,7 @@ def _gateway() -> GatewayMetrics:
     metrics.request_ended("completions", "ok", 0.1)
     metrics.request_rejected("queue_full")
     metrics.failed_over("m")
+    metrics.replica_picked("m", "prefix")
     times = metrics.token_times("m")
     times.first_token(0.1)
     times.next_tokens(0.1, 2)

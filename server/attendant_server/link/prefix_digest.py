@@ -6,6 +6,7 @@ does not know is merely not routed by. Knows no wire and no replica.
 
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import islice
 
 from attendant_engine.prefix_names import prefix_keys
 
@@ -83,7 +84,7 @@ class DigestFeed:
         """Return the keys to be told as cached and those as gone, ``max_keys`` together at most, those that wait longest first."""
         cached: list[int] = []
         dropped: list[int] = []
-        for key in list(self._pending)[:max_keys]:
+        for key in list(islice(self._pending, max_keys)):
             (cached if self._pending.pop(key) else dropped).append(key)
         return cached, dropped
 
