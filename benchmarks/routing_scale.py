@@ -27,12 +27,18 @@ def simulate_and_report(model: Path, *, num_sets: int, streams_each: int) -> lis
     steps = measure_steps(model)
     info = load_engine(model, "model", EngineConfig(device="cpu", dtype="float32")).info
     costs = asyncio.run(measure_messages(info))
-    stream_s = MAX_TOKENS * steps.decode_s(streams_each)
+    step_s = steps.decode_s(streams_each)
     results = {
-        count: Simulation(num_replicas=count, num_gateways=NUM_GATEWAYS, steps=steps, max_tokens=MAX_TOKENS).run(
+        count: Simulation(
+            num_replicas=count,
+            num_gateways=NUM_GATEWAYS,
+            prefill_token_s=steps.prefill_token_s,
+            step_s=step_s,
+            max_tokens=MAX_TOKENS,
+        ).run(
             FewShotSets(num_sets=num_sets, set_tokens=SET_TOKENS, query_tokens=QUERY_TOKENS),
             num_requests=int(1.5 * count * streams_each),
-            requests_per_s=count * streams_each / stream_s,
+            requests_per_s=count * streams_each / (MAX_TOKENS * step_s),
         )
         for count in _REPLICAS
     }

@@ -1,7 +1,7 @@
 """Many replicas in simulated time under the real router: requests arrive, queue, are computed and end; heartbeats come late.
 
-A replica computes prompts one after another, and decodes by measured step times whatever it runs at once. Its cache is
-exact and endless, and each gateway knows of it what heartbeats told. Only what the router does takes real time.
+A replica computes prompts one after another, and decodes all that it runs at the measured step time of its full load. Its
+cache is exact and endless, and each gateway knows of it what heartbeats told. Only what the router does takes real time.
 """
 
 import heapq
@@ -19,7 +19,6 @@ from attendant_server.gateway.routing import Placement
 from attendant_server.link.base import OutputSink, ReplicaLoad
 from attendant_server.link.prefix_digest import DigestFeed, PrefixDigest
 from attendant_server.link.server import HEARTBEAT_S, MAX_KEYS_PER_HEARTBEAT
-from benchmarks.routing_costs import StepTimes
 from benchmarks.routing_workload import BLOCK_SIZE, FewShotSets
 
 
@@ -83,8 +82,9 @@ class SimulationResult:
 class Simulation:
     """``num_gateways`` gateways and ``num_replicas`` replicas."""
 
-    def __init__(self, *, num_replicas: int, num_gateways: int, steps: StepTimes, max_tokens: int) -> None:
-        self._steps = steps
+    def __init__(self, *, num_replicas: int, num_gateways: int, prefill_token_s: float, step_s: float, max_tokens: int) -> None:
+        self._prefill_token_s = prefill_token_s
+        self._step_s = step_s
         self._max_tokens = max_tokens
         self._replicas = [_Replica() for _ in range(num_replicas)]
         self._links = [[_Link(replica, f"r{idx}") for idx, replica in enumerate(self._replicas)] for _ in range(num_gateways)]
@@ -150,15 +150,15 @@ class Simulation:
         replica.most_running = max(replica.most_running, replica.num_running)
         self._num_streams += 1
         self._most_streams = max(self._most_streams, self._num_streams)
-        replica.free_at_s = max(now_s, replica.free_at_s) + num_uncached * self._steps.prefill_token_s
-        first_s = replica.free_at_s + self._steps.decode_s(replica.num_running)
+        replica.free_at_s = max(now_s, replica.free_at_s) + num_uncached * self._prefill_token_s
+        first_s = replica.free_at_s + self._step_s
         self._first_token_s.append(first_s - now_s)
         self._at(first_s, lambda: self._begin_decode(gateway, placement, replica, num_uncached))
 
     def _begin_decode(self, gateway: ReplicaSet, placement: Placement, replica: _Replica, num_uncached: int) -> None:
         replica.num_queued_tokens -= num_uncached
         gateway.has_output(placement)
-        ends_s = self._now_s + self._max_tokens * self._steps.decode_s(replica.num_running)
+        ends_s = self._now_s + self._max_tokens * self._step_s
         self._at(ends_s, lambda: self._end(gateway, placement, replica))
 
     def _end(self, gateway: ReplicaSet, placement: Placement, replica: _Replica) -> None:

@@ -1,10 +1,7 @@
 """The workload counts what can be reused; simulated replicas reuse most of it, and all that is counted comes back to nothing."""
 
-from benchmarks.routing_costs import StepTimes
 from benchmarks.routing_simulation import Simulation
 from benchmarks.routing_workload import FewShotSets, Workload, few_shot
-
-STEPS = StepTimes(prefill_token_s=1e-4, decode_step_s=1e-3, decode_sequence_s=1e-4)
 
 
 def test_what_can_be_reused_is_every_leading_block_that_was_there_before() -> None:
@@ -20,7 +17,7 @@ def test_a_few_shot_workload_can_reuse_all_its_sets_but_the_first_time() -> None
 
 
 def test_simulated_replicas_reuse_most_and_end_empty() -> None:
-    simulation = Simulation(num_replicas=4, num_gateways=2, steps=STEPS, max_tokens=16)
+    simulation = Simulation(num_replicas=4, num_gateways=2, prefill_token_s=1e-4, step_s=1e-3, max_tokens=16)
     sets = FewShotSets(num_sets=5, set_tokens=256, query_tokens=16)
     result = simulation.run(sets, num_requests=300, requests_per_s=100.0)
     assert len(result.first_token_s) == 300 and min(result.first_token_s) > 0
