@@ -74,12 +74,21 @@ class AdapterSource:
     path: str
 
 
+QUEUE_PER_CACHE = 4
+"""Tokens that wait at most for each that the cache holds: beyond, a caller is better served by hearing so at once."""
+
+QUEUE_PER_STEP = 256
+"""The same for each token of a step, where that is more: a model that only pools has no cache."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """An operator's choices; None and "auto" are resolved by ``plan.resolve`` into a new object.
 
     ``max_batch_tokens`` bounds the packed tokens of one step (prefill chunks included), ``max_num_seqs`` the
-    sequences of one step, ``max_queue`` the waiting requests beyond which new ones are refused.
+    sequences of one step, ``max_queue`` the waiting sequences and ``max_queue_tokens`` their tokens, prompts and what may
+    come of them, beyond which new requests are refused; None: ``QUEUE_PER_CACHE`` times what the cache holds, or
+    ``QUEUE_PER_STEP`` full steps, whichever is more.
     ``block_size`` is P, positions a cache block. ``quantization`` packs float weights into fewer bits at load: int8 a
     scale an output channel, int4 a scale a group of 32 inputs (native CPU kernels only). ``kv_cache_dtype`` is what keys and
     values are kept in, "auto" the dtype; others take the native CPU kernels, int8 with a scale a position and head.
@@ -106,3 +115,4 @@ class EngineConfig:
     num_torch_threads: int | None = None
     adapters: tuple[AdapterSource, ...] = ()
     faults: str = ""
+    max_queue_tokens: int | None = None

@@ -17,6 +17,11 @@ DEADLINE_PASSED = OutputError(
 )
 """What a request ends with that is stopped at its deadline."""
 
+CANNOT_BE_MET = OutputError(
+    code=DeadlineError.code, message="The request's turn came too late for its deadline; allow more time, or try again when less waits."
+)
+"""What a request ends with that could not be done in time any more when its turn came."""
+
 _NUM_STALE = 64  # entries of requests that have ended, beyond as many as there are live ones, before a clean-up
 
 _State = GenerationState | PoolingState

@@ -15,11 +15,12 @@ import torch
 from attendant_engine.block_manager import BlockManager
 from attendant_engine.cache.tensors import CacheTensors
 from attendant_engine.config import EngineConfig
-from attendant_engine.deadlines import DEADLINE_PASSED, Deadlines
+from attendant_engine.deadlines import CANNOT_BE_MET, DEADLINE_PASSED, Deadlines
 from attendant_engine.decoding.speculation import Speculator
 from attendant_engine.description import describe_model
 from attendant_engine.errors import CheckpointError, DeadlineError, InvalidRequestError
 from attendant_engine.faults import FaultyTrunk, fault_load, parse_faults
+from attendant_engine.line import Line
 from attendant_engine.models.base import LoadedModel
 from attendant_engine.models.native import NativeTrunk
 from attendant_engine.outputs import aborted_outputs, failed_outputs, final_output, finish_reason, pooled_output, token_output
@@ -45,9 +46,9 @@ from attendant_engine.types import (
     OutputError,
     PoolingRequest,
     SamplingParams,
-    SequenceOutput,
     Task,
 )
+from attendant_engine.usage import UsageLedger
 from attendant_engine.validation import RequestValidator
 from attendant_engine.weights.loader import load_model
 
@@ -125,13 +126,15 @@ class Engine:
             )
         self._cache_bytes = 0 if cache is None else cache.num_bytes
         self._speculator = Speculator() if config.speculation == "ngram" else None
+        self._usage = UsageLedger()
         self._scheduler = Scheduler(
             self._blocks,
             speculator=self._speculator,
             max_batch_tokens=config.max_batch_tokens,
             max_num_seqs=config.max_num_seqs,
-            max_queue=config.max_queue,
+            usage=self._usage,
         )
+        self.line = Line(self._scheduler, config, num_blocks=num_blocks, max_model_len=info.max_model_len)
         self._runner = Runner(model, cache, block_size=config.block_size)
         self._validator = RequestValidator(
             model, max_model_len=info.max_model_len, max_cache_tokens=0 if self._blocks is None else self._blocks.max_tokens
@@ -153,8 +156,8 @@ class Engine:
         """Requests that have not ended."""
         return len(self._requests)
 
-    def add_request(self, request: EngineRequest) -> None:
-        """Queue ``request``.
+    def add_request(self, request: EngineRequest, *, is_let_in: bool = False) -> None:
+        """Queue ``request``; ``is_let_in``: the door has been asked already.
 
         Raises ``InvalidRequestError`` and its kinds for what cannot be served, ``QueueFullError`` for what cannot be served now,
         ``DeadlineError`` for what is too late.
@@ -164,6 +167,9 @@ class Engine:
         if request.request_id in self._requests:
             raise InvalidRequestError(f"A request {request.request_id!r} is in flight already; choose another id.", param="request_id")
         state = self._new_generation(request) if isinstance(request, GenerationRequest) else self._new_pooling(request)
+        refusal = None if is_let_in else self.line.door.refusal(request, self.line.backlog, time.monotonic())
+        if refusal is not None:
+            raise refusal
         self._scheduler.add(state)
         self._requests[request.request_id] = state
         self._deadlines.add(state)
@@ -229,6 +235,7 @@ class Engine:
                     full_step_s = max(full_step_s, step.stats.step_s * self._max_batch_tokens / step.stats.num_prompt_tokens)
         self.reset_prefix_cache()
         self._step_indices = count()
+        self.line.forget_pace()  # first steps are slow ones
         return full_step_s
 
     def reset_prefix_cache(self) -> None:
@@ -257,6 +264,8 @@ class Engine:
     def _end_expired(self, now_s: float) -> None:
         for state in self._deadlines.pop_due(now_s, self._requests):
             self._end(state, failed_outputs(state, now_s, DEADLINE_PASSED))
+        while (head := self.line.next_hopeless(now_s)) is not None:
+            self._end(head.state, failed_outputs(head.state, now_s, CANNOT_BE_MET))
 
     def _new_generation(self, request: GenerationRequest) -> GenerationState:
         params = request.params
@@ -317,7 +326,9 @@ class Engine:
             token.sequence.append(token.token_id, now_s)
             reason = finish_reason(token.sequence)
             outputs.append(token_output((token,), reason, now_s))
+            self._usage.add_generated(state.request.tenant, 1)
             if reason is not None:
+                self.line.note_output(token.sequence)
                 self._scheduler.finish(token.sequence)
                 last_reason = reason
         if state.max_tokens == 0 and scheduled.sequence.num_uncomputed_tokens == 0:
@@ -345,9 +356,11 @@ class Engine:
             if reason is not None:
                 break
         outputs.append(token_output(result.sampled[:num_tokens], reason, now_s))
+        self._usage.add_generated(sequence.tenant, num_tokens)
         self._num_accepted_tokens += num_tokens - 1
         self._scheduler.commit_drafted(sequence, num_tokens)
         if reason is not None:
+            self.line.note_output(sequence)
             self._scheduler.finish(sequence)
         return reason
 
@@ -359,15 +372,17 @@ class Engine:
         del self._requests[state.request_id]
 
     def _stats(self, scheduled: ScheduledStep, outputs: tuple[EngineOutput, ...], started_s: float) -> StepStats:
-        num_pooled_tokens = sum([state.num_tokens for state in scheduled.pooled])
+        usage = self._usage.take()
+        ended_s = time.monotonic()
+        self.line.note_step(scheduled, started_s, ended_s, usage)
         return StepStats(
             step_index=next(self._step_indices),
-            step_s=time.monotonic() - started_s,
+            step_s=ended_s - started_s,
             num_sequences=len(scheduled.sequences) + len(scheduled.pooled),
-            num_tokens=num_pooled_tokens + scheduled.num_tokens,
-            num_prompt_tokens=num_pooled_tokens + scheduled.num_prompt_tokens,
-            num_cached_prompt_tokens=scheduled.num_cached_prompt_tokens,
-            num_generated_tokens=sum([len(output.token_ids) for output in outputs if isinstance(output, SequenceOutput)]),
+            num_tokens=scheduled.num_tokens + sum([state.num_tokens for state in scheduled.pooled]),
+            num_prompt_tokens=sum([tenant.num_prompt_tokens for tenant in usage]),
+            num_cached_prompt_tokens=sum([tenant.num_cached_prompt_tokens for tenant in usage]),
+            num_generated_tokens=sum([tenant.num_generated_tokens for tenant in usage]),
             num_draft_tokens=scheduled.num_draft_tokens,
             num_accepted_tokens=self._num_accepted_tokens,
             num_preemptions=scheduled.num_preemptions,
@@ -375,4 +390,5 @@ class Engine:
             num_waiting=self._scheduler.num_waiting,
             kv_cache_usage_ratio=0.0 if self._blocks is None else self._blocks.pool.num_held / self._blocks.pool.num_blocks,
             kv_cache_bytes=self._cache_bytes,
+            usage=usage,
         )

@@ -1,18 +1,21 @@
 """Decides what each step computes: continuous batching with chunked prefill under a token budget.
 
-Sequences are served in one order, priority and then arrival, whether they run or wait. Blocks run out: the last of
-that order is preempted and later recomputed. Owns every transition of a sequence; knows no tensors.
-After Yu et al. 2022 (Orca), Kwon et al. 2023 (PagedAttention) and Agrawal et al. 2024 (chunked prefill).
+Whose turn it is, between tenants and within one, is the same for what runs and what waits (``waiting_queue``). Blocks run
+out: the last in line of who holds most is preempted and later recomputed (``giving_way``). Owns every transition of a
+sequence; knows no tensors. After Yu et al. 2022 (Orca), Kwon et al. 2023 (PagedAttention), Agrawal et al. 2024 (chunked
+prefill) and Sheng et al. 2024 (fairness in tokens).
 """
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from operator import attrgetter
 
 from attendant_engine.block_manager import BlockManager
 from attendant_engine.decoding.speculation import Speculator
-from attendant_engine.errors import QueueFullError
+from attendant_engine.fair_share import FairShares
+from attendant_engine.giving_way import gives_way_to, last_in_line
 from attendant_engine.sequence import (
     GenerationState,
     PoolingState,
@@ -21,6 +24,9 @@ from attendant_engine.sequence import (
     Sequence,
     SequenceStatus,
 )
+from attendant_engine.usage import UsageLedger
+from attendant_engine.waiting_queue import WaitingQueue
+from attendant_engine.workload import Workload
 
 _BY_KEY = attrgetter("key")
 
@@ -28,9 +34,9 @@ _BY_KEY = attrgetter("key")
 class Scheduler:
     """The waiting and the running sequences.
 
-    ``max_batch_tokens`` bounds the tokens of a step, ``max_num_seqs`` its sequences, ``max_queue`` the length of the
-    queue beyond which new requests are refused. ``blocks`` is None for a model that only pools, ``speculator`` where
-    nothing is guessed.
+    ``max_batch_tokens`` bounds the tokens of a step, ``max_num_seqs`` its sequences; the queue's bound is the ``door``'s
+    business. ``blocks`` is None for a model that only pools, ``speculator`` where nothing is guessed; ``usage`` takes note
+    of prompt tokens.
     """
 
     def __init__(
@@ -39,20 +45,22 @@ class Scheduler:
         *,
         max_batch_tokens: int,
         max_num_seqs: int,
-        max_queue: int,
         speculator: Speculator | None = None,
+        usage: UsageLedger | None = None,
     ) -> None:
         self._blocks = blocks
         self._speculator = speculator
         self._max_batch_tokens = max_batch_tokens
         self._max_num_seqs = max_num_seqs
-        self._max_queue = max_queue
-        self._waiting: list[Sequence] = []
-        self._running: list[Sequence] = []
-        self._pooling: list[PoolingState] = []
+        self._usage = usage or UsageLedger()
+        self._shares = FairShares()
+        self._workload = Workload()
+        self._waiting = WaitingQueue[Sequence](self._shares, self._workload)
+        self._pooling = WaitingQueue[PoolingState](self._shares, self._workload)
+        self._running: list[Sequence] = []  # by key
+        self._num_running_of: Counter[str] = Counter()
         self._last_was_pooling = False
         self._num_preemptions = 0
-        self._num_cached_prompt_tokens = 0
 
     @property
     def num_running(self) -> int:
@@ -65,18 +73,27 @@ class Scheduler:
         return len(self._waiting) + len(self._pooling)
 
     @property
+    def waiting(self) -> Workload:
+        """The work that waits, by tenant."""
+        return self._workload
+
+    def next_in_line(self) -> Sequence | None:
+        """Return whose turn it is among the sequences that wait, if it has not begun yet."""
+        head = self._waiting.head()
+        return head if head is not None and head.first_scheduled_s is None else None
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would compute anything."""
         return bool(self._running or self._waiting or self._pooling)
 
     def add(self, state: GenerationState | PoolingState) -> None:
-        """Put a request at its place in the queue; raise ``QueueFullError`` when that is full."""
-        if self.num_waiting >= self._max_queue:
-            raise QueueFullError(f"{self.num_waiting} requests are waiting and the queue takes at most {self._max_queue}; try again later.")
+        """Put a request at its place in the queue."""
+        self._shares.enter(state.request.tenant, state.request.tenant_weight)
         if isinstance(state, PoolingState):
-            insort(self._pooling, state, key=_BY_KEY)
+            self._pooling.push(state)
         else:
-            insort(self._waiting, state.sequences[0], key=_BY_KEY)
+            self._waiting.push(state.sequences[0])
 
     def schedule(self, now_s: float) -> ScheduledStep:
         """Choose the step that begins at ``now_s`` (monotonic). Pooling and generation take turns where both have work."""
@@ -88,14 +105,10 @@ class Scheduler:
             step = self._schedule_decodes()
             if step is not None:
                 return step
-        self._num_preemptions = self._num_cached_prompt_tokens = 0
+        self._num_preemptions = 0
         sequences = tuple(self._schedule_sequences(now_s))
         return ScheduledStep(
-            sequences=sequences,
-            num_tokens=sum(item.num_tokens for item in sequences),
-            num_preemptions=self._num_preemptions,
-            num_cached_prompt_tokens=self._num_cached_prompt_tokens,
-            num_prompt_tokens=sum(_num_prompt_tokens(item) for item in sequences),
+            sequences=sequences, num_tokens=sum(item.num_tokens for item in sequences), num_preemptions=self._num_preemptions
         )
 
     def commit(self, scheduled: ScheduledSequence) -> None:
@@ -112,18 +125,22 @@ class Scheduler:
         """Count the last token and the guesses that were right, which ``sequence`` has appended already, as computed."""
         assert self._blocks is not None
         self._blocks.commit(sequence, num_tokens)
+        self._shares.charge(sequence.tenant, num_tokens - 1)  # one was charged before it was known how many come
 
     def finish(self, sequence: Sequence) -> None:
         """End one sequence, wherever it is; its blocks are free at once."""
-        self._take_out(sequence)
+        if sequence.status is not SequenceStatus.UNFORKED:
+            self._take_out(sequence)
+            self._shares.leave(sequence.tenant)
         sequence.status = SequenceStatus.FINISHED
         if self._speculator is not None:
             self._speculator.forget(sequence)
 
     def finish_pooling(self, state: PoolingState) -> None:
         """Forget a pooling request that nobody waits for any more."""
-        if state in self._pooling:
+        if state.first_scheduled_s is None:
             self._pooling.remove(state)
+            self._shares.leave(state.tenant)
 
     def discard(self, sequence: Sequence) -> list[int]:
         """End a sequence whose cache contents are not to be trusted; return the blocks to zero."""
@@ -135,6 +152,7 @@ class Scheduler:
     def recompute(self, sequence: Sequence) -> list[int]:
         """Send a running sequence back to the queue without its cache contents; return the blocks to zero."""
         assert self._blocks is not None
+        _note_served(sequence)
         block_ids = self._blocks.discard(sequence)
         self._preempt(sequence)
         return block_ids
@@ -144,9 +162,13 @@ class Scheduler:
         assert all(sequence.status is SequenceStatus.RUNNING for sequence in self._running)
         assert all(sequence.status is SequenceStatus.WAITING and not sequence.block_ids for sequence in self._waiting)
         assert len(self._running) <= self._max_num_seqs
-        for queue in (self._running, self._waiting):
-            keys = [sequence.key for sequence in queue]
-            assert keys == sorted(set(keys)), "a queue is out of order"
+        keys = [sequence.key for sequence in self._running]
+        assert keys == sorted(set(keys)), "what runs is out of order"
+        assert Counter(sequence.tenant for sequence in self._running) == self._num_running_of
+        assert self._workload.total == self._waiting.work.plus(self._pooling.work), "the workload is not that of what waits"
+        self._waiting.check_integrity()
+        self._pooling.check_integrity()
+        assert self._shares.num_active == len({item.tenant for items in (self._running, self._waiting, self._pooling) for item in items})
         if self._blocks is not None:
             self._blocks.pool.check_integrity(sequence.block_ids for sequence in self._running)
             size = self._blocks.block_size
@@ -154,12 +176,15 @@ class Scheduler:
 
     def _runs_decodes_alone(self) -> bool:
         """Say whether every running sequence decodes, all fit a step, and nobody who waits can take a seat."""
-        running, waiting = self._running, self._waiting
+        running = self._running
         if not 0 < len(running) <= self._max_batch_tokens:
             return False
-        if waiting and (len(running) < self._max_num_seqs or waiting[0].priority < running[-1].priority):
+        if not all(len(s.token_ids) - s.num_computed_tokens == 1 and s.num_computed_tokens >= s.num_prompt_tokens for s in running):
             return False
-        return all(len(s.token_ids) - s.num_computed_tokens == 1 and s.num_computed_tokens >= s.num_prompt_tokens for s in running)
+        head = self._waiting.head()
+        return head is None or (
+            len(running) == self._max_num_seqs and gives_way_to(head, running, self._num_running_of, self._shares) is None
+        )
 
     def _schedule_decodes(self) -> ScheduledStep | None:
         """Give every running sequence its next token, and some of them guesses; None where that takes a preemption."""
@@ -168,6 +193,8 @@ class Scheduler:
         if len(in_need) > self._blocks.pool.num_available:
             return None
         copies = {sequence: self._blocks.reserve(sequence, 1) for sequence in in_need}
+        for tenant, num_sequences in self._num_running_of.items():
+            self._shares.charge(tenant, num_sequences)
         proposals = {} if self._speculator is None else self._propose(self._speculator)
         if not proposals and not any(copies.values()):
             decodes = tuple([sequence.decode_item for sequence in self._running])
@@ -196,69 +223,88 @@ class Scheduler:
         if self._blocks is None:
             return
         budget = self._max_batch_tokens
-        num_decodes_to_come = sum(1 for sequence in self._running if sequence.num_uncomputed_tokens == 1)
+        to_come = self._running_in_turn()  # last first
+        num_decodes_to_come = sum(1 for sequence in to_come if sequence.num_uncomputed_tokens == 1)
         may_admit = True
         names_to_come: set[bytes] = set()
-        idx = num_deferred = 0
+        num_deferred: Counter[str] = Counter()
         while budget > 0:
-            running = self._running[idx] if idx < len(self._running) else None
-            waiting = self._waiting[num_deferred] if may_admit and num_deferred < min(len(self._waiting), self._max_num_seqs) else None
-            if waiting is not None and (running is None or waiting.key < running.key):
+            running = to_come[-1] if to_come else None
+            waiting = self._waiting.head(num_deferred) if may_admit and num_deferred.total() < self._max_num_seqs else None
+            if waiting is not None and (running is None or self._goes_before(waiting, running)):
                 if self._blocks.should_wait_for(waiting, names_to_come):
-                    num_deferred += 1  # in the next step it finds in the cache what this one computes for another
+                    num_deferred[waiting.tenant] += 1  # in the next step it finds in the cache what this one computes for another
                     continue
-                may_admit = self._admit(waiting, now_s)
-                if may_admit and waiting.num_uncomputed_tokens == 1:
-                    num_decodes_to_come += 1
-                continue  # admitted, it stands at ``idx`` now: everything before it has a smaller key
-            if running is None:
+                may_admit = self._admit(waiting, to_come, now_s)
+                if not may_admit:
+                    continue
+                sequence = waiting
+            elif running is None:
                 return
-            num_uncomputed = running.num_uncomputed_tokens
-            if num_uncomputed == 1:
-                num_decodes_to_come -= 1
+            else:
+                sequence = to_come.pop()
+                if sequence.num_uncomputed_tokens == 1:
+                    num_decodes_to_come -= 1
             # A prefill leaves a token to every later decode, so that a long prompt never stalls the streams that run.
-            num_tokens = min(num_uncomputed, max(1, budget - num_decodes_to_come))
-            is_kept, num_preempted = self._make_room(running, num_tokens)
+            num_tokens = min(sequence.num_uncomputed_tokens, max(1, budget - num_decodes_to_come))
+            is_kept, num_preempted = self._make_room(sequence, num_tokens, to_come)
             may_admit = may_admit and num_preempted == 0
             if is_kept:
                 if num_tokens > 1:
-                    names_to_come.update(self._blocks.names_to_come(running))
-                yield self._reserve(running, num_tokens)
+                    names_to_come.update(self._blocks.names_to_come(sequence))
+                yield self._reserve(sequence, num_tokens)
                 budget -= num_tokens
-                idx += 1
 
-    def _admit(self, sequence: Sequence, now_s: float) -> bool:
-        """Move a waiting sequence to its place among the running, preempting lower priorities alone; say if it could."""
+    def _running_in_turn(self) -> list[Sequence]:
+        """Return what runs in the order of turns, last first."""
+        if len(self._num_running_of) < 2:
+            return self._running[::-1]
+        return sorted(self._running, key=lambda sequence: (self._shares.service(sequence.tenant), sequence.key), reverse=True)
+
+    def _goes_before(self, one: Sequence, other: Sequence) -> bool:
+        if one.tenant == other.tenant:
+            return one.key < other.key
+        return self._shares.service(one.tenant) < self._shares.service(other.tenant)
+
+    def _admit(self, sequence: Sequence, to_come: list[Sequence], now_s: float) -> bool:
+        """Give a waiting sequence a seat and the blocks it can share, at the cost of some that are yet to come; say if it could."""
         assert self._blocks is not None
         while len(self._running) >= self._max_num_seqs or not self._blocks.try_admit(sequence):
-            if not self._running or self._running[-1].priority <= sequence.priority:
+            victim = gives_way_to(sequence, to_come, self._num_running_of, self._shares)
+            if victim is None:
                 return False
-            self._preempt(self._running[-1])
+            to_come.remove(victim)
+            self._preempt(victim)
         self._waiting.remove(sequence)
-        sequence.status = SequenceStatus.RUNNING
-        insort(self._running, sequence, key=_BY_KEY)
+        self._seat(sequence)
+        num_spared = max(0, sequence.num_computed_tokens - sequence.num_served_tokens)
         if sequence.first_scheduled_s is None:
             sequence.first_scheduled_s = now_s
             sequence.num_cached_tokens = sequence.num_computed_tokens
-            self._num_cached_prompt_tokens += sequence.num_computed_tokens
+        else:
+            sequence.num_cached_tokens += num_spared  # another has computed more of its prompt since it was preempted
+        if num_spared:
+            self._usage.add_cached(sequence.tenant, num_spared)
         return True
 
-    def _make_room(self, sequence: Sequence, num_tokens: int) -> tuple[bool, int]:
-        """Preempt from the end of the order until ``num_tokens`` fit; return whether ``sequence`` itself is left, and how many went."""
+    def _make_room(self, sequence: Sequence, num_tokens: int, to_come: list[Sequence]) -> tuple[bool, int]:
+        """Preempt ``sequence`` or some that are yet to come until ``num_tokens`` fit; return whether it is left, and how many went."""
         assert self._blocks is not None
         num_preempted = 0
         while self._blocks.num_blocks_missing(sequence, num_tokens) > self._blocks.pool.num_available:
-            victim = self._running[-1]
+            victim = last_in_line([sequence, *to_come], self._shares)
             self._preempt(victim)
             num_preempted += 1
             if victim is sequence:
                 return False, num_preempted
+            to_come.remove(victim)
         return True, num_preempted
 
     def _reserve(self, sequence: Sequence, num_tokens: int) -> ScheduledSequence:
         assert self._blocks is not None
         start, end = sequence.num_computed_tokens, sequence.num_computed_tokens + num_tokens
         state = sequence.state
+        self._charge(sequence, start, end)
         samplers: tuple[Sequence, ...] = ()
         if end == len(sequence.token_ids) and state.max_tokens > 0:
             unforked = [s for s in state.sequences if s.status is SequenceStatus.UNFORKED] if sequence.is_leader else []
@@ -268,47 +314,68 @@ class Scheduler:
             scored = range(max(state.next_scored_position, start + 1), min(sequence.num_prompt_tokens, end + 1))
         return ScheduledSequence(sequence, num_tokens, samplers, scored, self._blocks.reserve(sequence, num_tokens))
 
+    def _charge(self, sequence: Sequence, start: int, end: int) -> None:
+        """Count the tokens from ``start`` to ``end`` that are computed for the first time."""
+        start = max(start, sequence.num_served_tokens)
+        if end > start:
+            self._shares.charge(sequence.tenant, end - start)
+        if min(end, sequence.num_prompt_tokens) > start:
+            self._usage.add_prompt(sequence.tenant, min(end, sequence.num_prompt_tokens) - start)
+
     def _fork(self, leader: Sequence, sibling: Sequence) -> None:
         """Let a sibling run on the leader's blocks; without a seat it waits and recomputes like any preempted one."""
         assert self._blocks is not None
         sibling.num_cached_tokens = leader.num_cached_tokens
         sibling.first_scheduled_s = leader.first_scheduled_s
+        sibling.num_served_tokens = leader.num_computed_tokens
+        self._shares.enter(sibling.tenant, sibling.state.request.tenant_weight)
         if len(self._running) < self._max_num_seqs:
             self._blocks.fork(leader, sibling)
-            sibling.status = SequenceStatus.RUNNING
-            insort(self._running, sibling, key=_BY_KEY)
+            self._seat(sibling)
         else:
             sibling.status = SequenceStatus.WAITING
-            insort(self._waiting, sibling, key=_BY_KEY)
+            self._waiting.push(sibling)
 
     def _preempt(self, sequence: Sequence) -> None:
         self._take_out(sequence)
         sequence.status = SequenceStatus.WAITING
-        insort(self._waiting, sequence, key=_BY_KEY)
+        self._waiting.push(sequence)
         self._num_preemptions += 1
+
+    def _seat(self, sequence: Sequence) -> None:
+        sequence.status = SequenceStatus.RUNNING
+        insort(self._running, sequence, key=_BY_KEY)
+        self._num_running_of[sequence.tenant] += 1
 
     def _take_out(self, sequence: Sequence) -> None:
         if sequence.status is SequenceStatus.RUNNING:
             assert self._blocks is not None
             self._running.remove(sequence)
+            self._num_running_of[sequence.tenant] -= 1
+            if not self._num_running_of[sequence.tenant]:
+                del self._num_running_of[sequence.tenant]
+            _note_served(sequence)
             self._blocks.release(sequence)
         elif sequence.status is SequenceStatus.WAITING:
             self._waiting.remove(sequence)
 
     def _take_pooling(self, now_s: float) -> Iterator[PoolingState]:
-        """Take from the queue, in order, what fits one step."""
+        """Take from the queue, in turn, what fits one step."""
         budget = self._max_batch_tokens
-        taken = 0
-        for state in self._pooling:
-            if taken == self._max_num_seqs or state.num_tokens > budget:
+        for _ in range(self._max_num_seqs):
+            state = self._pooling.head()
+            if state is None or state.num_tokens > budget:
                 break
             budget -= state.num_tokens
-            taken += 1
             state.first_scheduled_s = now_s
+            self._pooling.remove(state)
+            self._shares.charge(state.tenant, state.num_tokens)
+            self._shares.leave(state.tenant)
+            self._usage.add_prompt(state.tenant, state.num_tokens)
             yield state
-        assert taken > 0, "a pooling request longer than a step was let in"
-        del self._pooling[:taken]
+        assert budget < self._max_batch_tokens, "a pooling request longer than a step was let in"
 
 
-def _num_prompt_tokens(item: ScheduledSequence) -> int:
-    return max(0, min(item.num_tokens, item.sequence.num_prompt_tokens - item.sequence.num_computed_tokens))
+def _note_served(sequence: Sequence) -> None:
+    """Remember what of a running sequence was computed, before its blocks go."""
+    sequence.num_served_tokens = max(sequence.num_served_tokens, sequence.num_computed_tokens)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from attendant_engine.prefix_names import PrefixNames
+from attendant_engine.service_order import Key, order_key
 from attendant_engine.types import GenerationRequest, OutputError, PoolingRequest, TokenLogprobs
+from attendant_engine.workload import Work
 
 
 class SequenceStatus(Enum):
@@ -66,7 +68,8 @@ class Sequence:
     appended to, or else replaced by another. ``output_counts`` counts its output tokens by id where
     ``counts_output``, which is when a penalty asks for it.
     ``prefix`` names its full blocks as far as somebody asked.
-    ``is_leader``: the first of its request, which prefills for all.
+    ``is_leader``: the first of its request, which prefills for all. ``num_served_tokens`` were computed once already, here
+    or where it comes from: to compute them again is nobody's usage.
     ``decode_item`` is what a step that computes its last token is to do, the same at every such step.
     """
 
@@ -83,11 +86,13 @@ class Sequence:
         "num_cached_tokens",
         "num_computed_tokens",
         "num_prompt_tokens",
+        "num_served_tokens",
         "output_counts",
         "prefix",
         "prompt_ids",
         "state",
         "status",
+        "tenant",
         "token_ids",
     )
 
@@ -102,13 +107,15 @@ class Sequence:
         self.output_counts = dict(Counter(state.request.output_token_ids)) if self.counts_output else {}
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
+        self.num_served_tokens = len(self.token_ids) if state.request.output_token_ids else 0
         self.block_ids: list[int] = []
         self.prefix = PrefixNames(state.request.cache_salt)
         self.status = SequenceStatus.WAITING if self.is_leader else SequenceStatus.UNFORKED
         self.first_scheduled_s: float | None = None
         self.first_token_s: float | None = None
         self.has_reported = False
-        self.key = (state.request.priority, state.arrival, index)
+        self.tenant = state.request.tenant
+        self.key = order_key(state.arrival_s, state.request.priority, state.arrival, index)
         self.decode_item = ScheduledSequence(self, 1, (self,))
 
     @property
@@ -125,6 +132,14 @@ class Sequence:
     def num_output_tokens(self) -> int:
         """Tokens generated so far."""
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def work(self) -> Work:
+        """What it takes while it waits: all its tokens, and those that it and siblings not yet forked may generate."""
+        num_sequences = 1
+        if self.is_leader:
+            num_sequences += sum(1 for sibling in self.state.sequences if sibling.status is SequenceStatus.UNFORKED)
+        return Work(num_sequences, len(self.token_ids), num_sequences * max(0, self.state.max_tokens - self.num_output_tokens))
 
     def append(self, token_id: int, now_s: float) -> None:
         """Add a token generated at ``now_s`` (monotonic)."""
@@ -155,9 +170,19 @@ class PoolingState:
         return self.request.request_id
 
     @property
-    def key(self) -> tuple[int, int]:
-        """Its place in the order of service."""
-        return (self.request.priority, self.arrival)
+    def key(self) -> Key:
+        """Its place in its tenant's order of service."""
+        return order_key(self.arrival_s, self.request.priority, self.arrival)
+
+    @property
+    def tenant(self) -> str:
+        """For whom it is computed."""
+        return self.request.tenant
+
+    @property
+    def work(self) -> Work:
+        """What it takes."""
+        return Work(1, self.num_tokens, 0)
 
     @property
     def num_tokens(self) -> int:
@@ -199,8 +224,6 @@ class ScheduledStep:
     pooled: tuple[PoolingState, ...] = ()
     num_tokens: int = 0
     num_preemptions: int = 0
-    num_cached_prompt_tokens: int = 0
-    num_prompt_tokens: int = 0
     num_draft_tokens: int = 0
     is_decode: bool = False
 

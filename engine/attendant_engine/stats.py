@@ -7,11 +7,22 @@ from attendant_engine.types import EngineOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TenantUsage:
+    """What one tenant used in a step; what was computed again after a preemption is in none of these."""
+
+    tenant: str
+    num_prompt_tokens: int = 0
+    num_cached_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepStats:
     """What one step did. Times in seconds, memory in bytes.
 
     ``num_*`` counts are of this step, but for ``num_running``, ``num_waiting`` and the cache figures, which are the
     state after it. ``num_accepted_tokens`` of ``num_draft_tokens`` guesses (part of ``num_tokens``) were right.
+    ``usage`` has an entry a tenant that used anything; prompt, cached and generated tokens are the sums over it.
     """
 
     step_index: int
@@ -28,6 +39,7 @@ class StepStats:
     num_waiting: int = 0
     kv_cache_usage_ratio: float = 0.0
     kv_cache_bytes: int = 0
+    usage: tuple[TenantUsage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

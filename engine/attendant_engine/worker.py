@@ -1,7 +1,7 @@
 """The one thread that an engine lives on, and the doors to it: submit, abort, drain, stop.
 
-Callers never wait for a step: what they ask for goes into a bounded inbox, and what comes of it to ``on_step``. Knows no
-asyncio; a server's callback hands over to its loop by ``call_soon_threadsafe``.
+Callers never wait for a step: what they ask for goes into a bounded inbox, or is refused at once by the engine's ``door``,
+and what comes of it goes to ``on_step``. Knows no asyncio; a server's callback hands over to its loop by ``call_soon_threadsafe``.
 """
 
 import logging
@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, TypeVar
 
+from attendant_engine.door import Backlog
 from attendant_engine.engine import Engine
 from attendant_engine.errors import CheckpointError, EngineError, NotReadyError, QueueFullError, RequestFaultError
 from attendant_engine.stats import StepOutput, StepStats
 from attendant_engine.types import EngineOutput, EngineRequest, GenerationRequest, OutputError, PooledOutput, SequenceOutput
 from attendant_engine.validation import MAX_SEQUENCES
+from attendant_engine.workload import Workload, work_of
 
 WorkerState = Literal["loading", "ready", "failed", "draining", "stopped"]
 
@@ -65,6 +67,7 @@ class EngineWorker:
         self._state: WorkerState = "loading"
         self._thread = threading.Thread(target=self._run, name="attendant-engine", daemon=True)
         self._last_stats = StepStats(step_index=0)
+        self._backlog = Backlog(Workload())
         self.engine: Engine | None = None
         self.load_error: EngineError | None = None
         self.slowest_step_s = 0.0
@@ -82,9 +85,10 @@ class EngineWorker:
     def submit(self, request: EngineRequest) -> None:
         """Hand ``request`` over; everything that comes of it, refusals too, comes to ``on_step``. Never waits for a step, never raises."""
         with self._condition:
-            error = self._refusal()
+            error = self._refusal(request)
             if error is None:
                 self._inbox.append(request)
+                self._count_in(request)
                 self._condition.notify_all()
         if error is not None:
             self._deliver(tuple(_refused(request, error)))
@@ -156,11 +160,13 @@ class EngineWorker:
                 refusals += _refused(request, error)
         for request_id in aborts:
             engine.abort(request_id)
+        self._look_at_line(engine)
         if engine.has_work:
             step = engine.step()
             self._last_stats = step.stats
             self.slowest_step_s = max(self.slowest_step_s, step.stats.step_s)
             self._call(self._on_step, replace(step, outputs=(*refusals, *step.outputs)) if refusals else step)
+            self._look_at_line(engine)
         elif refusals:
             self._deliver(tuple(refusals))
         self._tick()
@@ -180,12 +186,24 @@ class EngineWorker:
         if outputs or refusals:
             self._deliver((*outputs, *refusals))
 
-    def _refusal(self) -> EngineError | None:
+    def _look_at_line(self, engine: Engine) -> None:
+        """Take down how long the engine's line is, and what stands before its door."""
+        with self._condition:
+            self._backlog = engine.line.backlog
+            for request in self._inbox:
+                self._count_in(request)
+
+    def _count_in(self, request: EngineRequest) -> None:
+        assert self.engine is not None
+        self._backlog.waiting.add(request.tenant, request.tenant_weight, work_of(request, self.engine.info.max_model_len))
+
+    def _refusal(self, request: EngineRequest) -> EngineError | None:
         if self._state != "ready":
             return NotReadyError(_NOT_READY[self._state])
         if len(self._inbox) >= self._max_inbox:
             return QueueFullError(f"{len(self._inbox)} requests wait at the engine's door, which is the most; try again later.")
-        return None
+        assert self.engine is not None
+        return self.engine.line.door.refusal(request, self._backlog, time.monotonic())
 
     def _enter(self, state: WorkerState) -> None:
         with self._condition:
@@ -219,7 +237,7 @@ class EngineWorker:
 
 def _try_to_add(engine: Engine, request: EngineRequest) -> EngineError | None:
     try:
-        engine.add_request(request)
+        engine.add_request(request, is_let_in=True)
     except EngineError as error:
         return error
     except Exception:

@@ -45,6 +45,15 @@ class ModelSettings(BaseModel):
     adapters: tuple[AdapterSettings, ...] = ()
 
 
+class TenantSettings(BaseModel):
+    """What one tenant is granted: its weight beside others where there is not enough for all, and tokens a minute, None for any."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+
+
 class Settings(BaseModel):
     """Everything ``attendant serve`` can be told. Unknown keys are errors."""
 
@@ -74,6 +83,8 @@ class Settings(BaseModel):
     tls_key: str | None = None
     tls_client_ca: str | None = None
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    max_queue_tokens: Annotated[int, Field(ge=1)] | None = None
+    tenants: dict[str, TenantSettings] = {}
     request_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     drain_timeout_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     max_body_bytes: SizeBytes = 8 * 2**20

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from attendant_engine import __version__
-from attendant_engine.stats import LoadStats, StepOutput
+from attendant_engine.stats import LoadStats, StepOutput, TenantUsage
 from attendant_engine.types import ModelInfo, PooledOutput, SequenceOutput
 
 REQUEST_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -131,9 +131,14 @@ class ReplicaMetrics:
         self._queue_s = self._histogram("attendant_request_queue_seconds", "Time a request waited for its first step.", REQUEST_BUCKETS_S)
         self._prefill_s = self._histogram("attendant_request_prefill_seconds", "Time from first step to first token.", REQUEST_BUCKETS_S)
         self._decode_s = self._histogram("attendant_request_decode_seconds", "Time from first to last token.", REQUEST_BUCKETS_S)
-        self._prompt_tokens = self._counter("attendant_prompt_tokens", "Prompt tokens computed.")
+        self._prompt_tokens = self._counter("attendant_prompt_tokens", "Prompt tokens computed, each counted once.")
         self._cached_tokens = self._counter("attendant_cached_prompt_tokens", "Prompt tokens served from the prefix cache.")
         self._generated_tokens = self._counter("attendant_generated_tokens", "Tokens generated.")
+        self._tenant_prompt_tokens = self._tenant_counter("attendant_tenant_prompt_tokens", "Prompt tokens computed for a tenant.")
+        self._tenant_cached_tokens = self._tenant_counter(
+            "attendant_tenant_cached_prompt_tokens", "Prompt tokens served to a tenant from the prefix cache."
+        )
+        self._tenant_generated_tokens = self._tenant_counter("attendant_tenant_generated_tokens", "Tokens generated for a tenant.")
         self._draft_tokens = self._counter("attendant_draft_tokens", "Tokens guessed from the text so far.")
         self._accepted_tokens = self._counter("attendant_accepted_draft_tokens", "Guessed tokens that were right.")
         self._batch_sequences = self._histogram("attendant_batch_sequences", "Sequences in a step.", BATCH_BUCKETS)
@@ -172,6 +177,7 @@ class ReplicaMetrics:
             self._step_s.observe(stats.step_s)
         self._prompt_tokens.inc(stats.num_prompt_tokens)
         self._cached_tokens.inc(stats.num_cached_prompt_tokens)
+        self._note_usage(stats.usage)
         self._generated_tokens.inc(stats.num_generated_tokens)
         self._draft_tokens.inc(stats.num_draft_tokens)
         self._accepted_tokens.inc(stats.num_accepted_tokens)
@@ -190,6 +196,15 @@ class ReplicaMetrics:
         """Return these metrics as Prometheus text."""
         return generate_latest(self._registry)
 
+    def _note_usage(self, usage: tuple[TenantUsage, ...]) -> None:
+        """Count by tenant; tenants are names of the key file, and without one there is none to tell apart."""
+        for used in usage:
+            if used.tenant:
+                values = (*self._values, used.tenant)
+                self._tenant_prompt_tokens.labels(*values).inc(used.num_prompt_tokens)
+                self._tenant_cached_tokens.labels(*values).inc(used.num_cached_prompt_tokens)
+                self._tenant_generated_tokens.labels(*values).inc(used.num_generated_tokens)
+
     def _note_end(self, output: SequenceOutput) -> None:
         self._finished.labels(*self._values, output.finish_reason).inc()
         self._queue_s.observe(output.queue_s)
@@ -201,6 +216,9 @@ class ReplicaMetrics:
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, ("model", "replica"), registry=self._registry).labels(*self._values)
+
+    def _tenant_counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, ("model", "replica", "tenant"), registry=self._registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, ("model", "replica"), buckets=buckets, registry=self._registry).labels(*self._values)

@@ -145,6 +145,7 @@ def fake_engine(
     max_batch_tokens: int = 64,
     max_num_seqs: int = 64,
     max_queue: int = 1000,
+    max_queue_tokens: int | None = 10**9,
     enable_prefix_caching: bool = True,
     speculation: Literal["none", "ngram"] = "none",
     model: LoadedModel | None = None,
@@ -156,6 +157,7 @@ def fake_engine(
         max_num_seqs=max_num_seqs,
         block_size=block_size,
         max_queue=max_queue,
+        max_queue_tokens=max_queue_tokens,
         enable_prefix_caching=enable_prefix_caching,
         speculation=speculation,
     )

@@ -1,6 +1,5 @@
 """At its deadline a request ends within a step, wherever it stands, and a late one never begins."""
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -10,26 +9,15 @@ from attendant_engine.engine import Engine
 from attendant_engine.errors import DeadlineError
 from attendant_engine.sequence import PoolingState
 from attendant_engine.types import PooledOutput, PoolingRequest, SequenceOutput
+from tests.engine.clock import Clock
 from tests.engine.fakes import Collected, fake_engine, fake_model, generation, run_all
 
 PROMPT = tuple(range(2, 42))
 
 
-class Clock:
-    """Stands still until it is moved; in place of ``time.monotonic``."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
+    return Clock.replace(monkeypatch)
 
 
 def _run_on(engine: Engine, collected: Collected) -> None:

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from attendant_engine.stats import LoadStats, StepOutput, StepStats
+from attendant_engine.stats import LoadStats, StepOutput, StepStats, TenantUsage
 from attendant_engine.types import PooledOutput, SequenceOutput
 from attendant_server.metrics import GatewayMetrics, ReplicaMetrics, merge_expositions
 from tests.external_tools import find_prometheus_program
@@ -93,6 +93,24 @@ def test_steps_without_work_fill_no_batch_histogram() -> None:
     text = metrics.render()
     assert _value(text, "attendant_step_seconds_count") == 0
     assert _value(text, "attendant_requests_waiting") == 4
+
+
+def test_usage_is_counted_by_tenant_and_without_tenants_there_is_no_such_series() -> None:
+    metrics = ReplicaMetrics(model="m", replica="r")
+    nobody = TenantUsage(tenant="", num_prompt_tokens=7)
+    metrics.observe_step(StepOutput(outputs=(), stats=StepStats(step_index=0, num_prompt_tokens=7, usage=(nobody,))))
+    assert b"tenant=" not in metrics.render()
+    used = [
+        TenantUsage(tenant=tenant, num_prompt_tokens=n, num_cached_prompt_tokens=2, num_generated_tokens=1)
+        for tenant, n in (("a", 3), ("b", 5))
+    ]
+    for step_index in range(2):
+        metrics.observe_step(StepOutput(outputs=(), stats=StepStats(step_index=step_index, usage=tuple(used))))
+    text = metrics.render()
+    assert _value(text, "attendant_tenant_prompt_tokens_total", tenant="a") == 6
+    assert _value(text, "attendant_tenant_prompt_tokens_total", tenant="b") == 10
+    assert _value(text, "attendant_tenant_cached_prompt_tokens_total", tenant="b") == 4
+    assert _value(text, "attendant_tenant_generated_tokens_total", tenant="a") == 2
 
 
 def test_labels_with_odd_characters_survive_the_merge() -> None:

@@ -66,6 +66,14 @@ def serve(
         str | None, typer.Option("--tls-client-ca", help="Authority (PEM) whose certificates clients must show: mutual TLS.")
     ] = None,
     max_queue: Annotated[int | None, typer.Option("--max-queue", help="Most requests that wait, a model. Default 1024.")] = None,
+    max_queue_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-queue-tokens",
+            help="Most tokens that wait at a replica, prompts and what may come of them. "
+            "Default: 4 times what its cache holds, or 256 full steps if that is more.",
+        ),
+    ] = None,
     request_timeout_s: Annotated[float | None, typer.Option("--request-timeout-s", help="Longest life of a request. Default 600.")] = None,
     drain_timeout_s: Annotated[
         float | None, typer.Option("--drain-timeout-s", help="Grace for requests in flight when stopping. Default 30.")
@@ -110,6 +118,7 @@ def serve(
         "tls_key": tls_key,
         "tls_client_ca": tls_client_ca,
         "max_queue": max_queue,
+        "max_queue_tokens": max_queue_tokens,
         "request_timeout_s": request_timeout_s,
         "drain_timeout_s": drain_timeout_s,
         "max_body_bytes": max_body_bytes,

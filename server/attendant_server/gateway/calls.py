@@ -32,6 +32,7 @@ class ActiveCall:
         self.deadline = Deadline(callers_s=call.deadline_s, request_timeout_s=request_timeout_s)
         self.usage = Usage()
         self.model = ""
+        self.tenant_weight = 1.0
         self._metrics = metrics
         self._started_s = time.monotonic()
         self._held = ExitStack()

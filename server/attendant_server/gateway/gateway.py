@@ -35,6 +35,7 @@ from attendant_server.gateway.results import (
     TokenizeResult,
 )
 from attendant_server.gateway.served_model import ServedModel
+from attendant_server.gateway.tenants import Tenants
 from attendant_server.gateway.toolbox import Toolbox
 from attendant_server.metrics import GatewayMetrics, merge_expositions
 
@@ -49,11 +50,13 @@ class Gateway:
         models: Mapping[str, ServedModel],
         *,
         api_keys: ApiKeys | None = None,
+        tenants: Tenants | None = None,
         metrics: GatewayMetrics | None = None,
         request_timeout_s: float = 600.0,
     ) -> None:
         self._models = dict(models)
         self._api_keys = api_keys or ApiKeys()
+        self._tenants = tenants or Tenants()
         self._metrics = metrics or GatewayMetrics()
         self._request_timeout_s = request_timeout_s
         self._toolbox = Toolbox(metrics=self._metrics)
@@ -196,7 +199,11 @@ class Gateway:
                 "not_ready", "the server is shutting down and takes no new requests; try again", retry_after_s=DRAINING_RETRY_AFTER_S
             )
         active.deadline.check()
-        active.hold(model.admission.take().release)
+        tenant = active.context.tenant
+        self._tenants.check(tenant)
+        active.tenant_weight = self._tenants.weight(tenant)
+        active.hold(model.admission.take(tenant, active.tenant_weight).release)
+        active.hold(lambda: self._tenants.spend(tenant, active.usage.prompt_tokens + active.usage.completion_tokens))
         return model
 
     async def _stream(

@@ -24,7 +24,7 @@ class Toolbox:
         """Return a way to the model's engines that closes with the call; with ``served_by``, to those of that kind."""
         in_flight = InFlight(
             model.replicas,
-            terms=Terms(deadline_s=call.deadline.at_s, tenant=call.context.tenant),
+            terms=Terms(deadline_s=call.deadline.at_s, tenant=call.context.tenant, tenant_weight=call.tenant_weight),
             on_failover=partial(self.metrics.failed_over, model.name),
             on_pick=partial(self.metrics.replica_picked, model.name),
             served_by=served_by,

@@ -27,6 +27,7 @@ def engine_config(settings: Settings, *, num_torch_threads: int | None = None) -
         max_batch_tokens=settings.max_batch_tokens,
         kv_cache_memory_bytes=settings.kv_cache_memory,
         max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
         num_torch_threads=num_torch_threads,
         faults=settings.faults,
     )

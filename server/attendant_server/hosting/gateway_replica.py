@@ -22,6 +22,7 @@ from attendant_server.errors import ServingError
 from attendant_server.gateway.gateway import Gateway
 from attendant_server.gateway.results import ModelCard
 from attendant_server.gateway.served_model import ServedModel
+from attendant_server.gateway.tenants import Tenants
 from attendant_server.grpc_api.call import GrpcCall, GrpcContext
 from attendant_server.grpc_api.deserializer import MalformedMessage
 from attendant_server.grpc_api.health import HealthHandlers
@@ -55,8 +56,12 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
         for model in models.values():
             model.replicas.may_sleep = settings.min_replicas == 0
             model.replicas.replacement_s = _COLD_START_S if model.replicas.may_sleep else _REPLACEMENT_S
+        api_keys = ApiKeys.load(settings.api_key_file)
         self._core = Gateway(
-            with_adapters(models, settings), api_keys=ApiKeys.load(settings.api_key_file), request_timeout_s=settings.request_timeout_s
+            with_adapters(models, settings),
+            api_keys=api_keys,
+            tenants=Tenants(settings.tenants, api_keys.tenants),
+            request_timeout_s=settings.request_timeout_s,
         )
         InferenceHandlers.__init__(self, self._core, max_body_bytes=settings.max_body_bytes)
         HealthHandlers.__init__(self, self._core)

@@ -15,6 +15,7 @@ from attendant_server.auth import ApiKeyFileError, ApiKeys
 from attendant_server.config import ModelSettings, Settings
 from attendant_server.gateway.gateway import Gateway
 from attendant_server.gateway.served_model import ServedModel
+from attendant_server.gateway.tenants import Tenants
 from attendant_server.grpc_api.services import build_server
 from attendant_server.hosting.adapter_paths import with_adapters
 from attendant_server.hosting.banner import ready_text
@@ -86,7 +87,8 @@ class LocalServer:
         num_engines = max(1, len(settings.models) * settings.replicas)
         self._num_torch_threads = size_compute_threads(num_cores - server_cpus(num_cores), num_engines, most=operator_threads())
         models = with_adapters({model.name: self._load_model(model) for model in settings.models}, settings)
-        self.gateway = Gateway(models, api_keys=api_keys, request_timeout_s=settings.request_timeout_s)
+        tenants = Tenants(settings.tenants, api_keys.tenants)
+        self.gateway = Gateway(models, api_keys=api_keys, tenants=tenants, request_timeout_s=settings.request_timeout_s)
         self._http = HttpListener(create_app(self.gateway, settings), host=settings.host, port=settings.http_port, tls=tls)
         self._grpc = GrpcListener(build_server(self.gateway, settings), host=settings.host, port=settings.grpc_port, tls=tls)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from attendant_server.auth import ApiKeyFileError, ApiKeys
 from attendant_server.config import Settings
+from attendant_server.gateway.tenants import Tenants
 from attendant_server.hosting import ports, ray_environment
 from attendant_server.hosting.banner import ready_text
 from attendant_server.hosting.lifecycle import StopRequest
@@ -137,7 +138,7 @@ def _for_this_machine(settings: Settings) -> Settings:
     changes: dict[str, object] = {"http_port": settings.http_port or http_port, "grpc_port": settings.grpc_port or grpc_port}
     if settings.api_key_file is not None:
         # Told here and at once what is wrong with it; a replica has another working directory.
-        ApiKeys.load(settings.api_key_file)
+        Tenants(settings.tenants, ApiKeys.load(settings.api_key_file).tenants)
         changes["api_key_file"] = str(Path(settings.api_key_file).resolve())
     return settings.model_copy(update=changes)
 

@@ -32,9 +32,15 @@ def test_a_flag_wins_over_the_environment_the_environment_over_the_file_the_file
     assert (settings.local, settings.kv_cache_memory, settings.dtype) == (True, 2 * 2**30, "auto")
 
 
-def test_every_setting_but_the_models_has_its_flag() -> None:
+def test_every_setting_but_the_models_and_what_tenants_are_granted_has_its_flag() -> None:
     parameters = set(inspect.signature(serve.serve).parameters)
-    assert parameters - {"models", "config"} == set(Settings.model_fields) - {"models"}
+    assert parameters - {"models", "config"} == set(Settings.model_fields) - {"models", "tenants"}
+
+
+def test_the_file_says_what_each_tenant_is_granted(tmp_path: Path) -> None:
+    settings = _collect(tmp_path, yaml="tenants: {acme: {weight: 2, tokens_per_minute: 60000}, other: {}}")
+    assert (settings.tenants["acme"].weight, settings.tenants["acme"].tokens_per_minute) == (2.0, 60000)
+    assert (settings.tenants["other"].weight, settings.tenants["other"].tokens_per_minute) == (1.0, None)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,8 @@ def test_every_setting_but_the_models_has_its_flag() -> None:
         ({"yaml": "5: 1"}, "not a setting"),
         ({"yaml": "http_port: 70000"}, "http_port in "),
         ({"yaml": "http_port: [1"}, "not valid YAML"),
+        ({"yaml": "tenants: {acme: {wieght: 2}}"}, "did you mean 'weight'"),
+        ({"yaml": "tenants: {acme: {weight: 0}}"}, "greater than 0"),
         ({"yaml": "- a"}, "keys and values"),
         ({"yaml": "kv_cache_memory: lots"}, "not a size"),
         ({"environment": {"ATTENDANT_HTP_PORT": "1"}}, "did you mean 'ATTENDANT_HTTP_PORT'"),

@@ -23,6 +23,37 @@ def test_permits_run_out_and_come_back_once_each() -> None:
     second.release()
 
 
+def test_a_flood_of_one_tenant_leaves_permits_for_another() -> None:
+    admission = Admission("tiny", max_queue=4)
+    for _ in range(4):
+        admission.take("flood")
+    with pytest.raises(ServingError):
+        admission.take("flood")
+    quiet = [admission.take("quiet"), admission.take("quiet")]
+    with pytest.raises(ServingError):
+        admission.take("quiet")
+    admission.take("heavy", 4.0)
+    quiet[0].release()
+    with pytest.raises(ServingError):
+        admission.take("quiet")
+    quiet[1].release()
+    admission.take("quiet")
+
+
+def test_the_time_to_come_back_follows_how_fast_permits_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    admission = Admission("tiny", max_queue=40)
+    permits = [admission.take() for _ in range(40)]
+    for place in range(30):
+        now_s += 0.5
+        permits[place].release()
+        permits.append(admission.take())
+    with pytest.raises(ServingError) as caught:
+        admission.take()
+    assert caught.value.retry_after_s == pytest.approx(0.5 * 4)
+
+
 def test_the_sooner_of_the_callers_and_the_servers_deadline_counts() -> None:
     now = time.monotonic()
     assert Deadline(callers_s=now + 5, request_timeout_s=600).at_s == now + 5
