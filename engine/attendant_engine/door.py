@@ -43,7 +43,7 @@ class Door:
 
     def is_hopeless(self, work: Work, *, is_fixed_length: bool, deadline_s: float, backlog: Backlog, now_s: float) -> bool:
         """Say whether what is next in line could not be done by its deadline, though it began now beside what runs."""
-        own_s = _own_s(work, backlog.pace, is_fixed_length=is_fixed_length)
+        own_s = self._own_s(work, backlog, is_fixed_length=is_fixed_length)
         return own_s is not None and backlog.num_running > 0 and now_s + own_s > deadline_s
 
     def _full(self, request: EngineRequest, work: Work, backlog: Backlog) -> EngineError | None:
@@ -75,7 +75,7 @@ class Door:
         if request.deadline_s is None or not (backlog.num_running or backlog.waiting.total.num_sequences):
             return None
         is_fixed_length = isinstance(request, GenerationRequest) and request.params.ignore_eos
-        own_s = _own_s(work, backlog.pace, is_fixed_length=is_fixed_length)
+        own_s = self._own_s(work, backlog, is_fixed_length=is_fixed_length)
         wait_s = self._wait_s(request, work, backlog)
         left_s = request.deadline_s - now_s
         if own_s is None or wait_s is None or _MARGIN * (wait_s + own_s) <= left_s:
@@ -106,25 +106,37 @@ class Door:
         prompt_s = _prompt_s(work, pace)
         if prompt_s is None or not work.num_sequences:
             return prompt_s
-        full_batch = self.max_num_seqs if pace.full_batch is None else pace.full_batch
-        batch = max(1.0, min(full_batch, backlog.num_running + backlog.waiting.total.num_sequences))
-        return prompt_s + _output_tokens(work, pace) * (pace.decode_step_s or pace.step_s or 0.0) / batch
+        return prompt_s + _output_tokens(work, pace) * (pace.decode_step_s or pace.step_s or 0.0) / self._batch(backlog)
+
+    def _own_s(self, work: Work, backlog: Backlog, *, is_fixed_length: bool) -> float | None:
+        """Estimate how long a request takes from its first step to its end; it generates a token a step.
+
+        Its steps decode, and compute the prompts of those that come meanwhile: as much as if all were like this one, but no
+        more than steps took lately.
+        """
+        pace = backlog.pace
+        prompt_s = _prompt_s(work, pace)
+        if prompt_s is None:
+            return None
+        num_tokens = work.num_output_tokens if is_fixed_length else _output_tokens(work, pace)
+        num_steps = num_tokens / work.num_sequences - 1  # the first token comes with the prompt's last step
+        if num_steps <= 0:
+            return prompt_s
+        step_s = pace.step_s or 0.0
+        if pace.decode_step_s is not None:
+            step_s = min(step_s, pace.decode_step_s + self._batch(backlog) * prompt_s / num_steps)
+        return prompt_s + num_steps * step_s
+
+    def _batch(self, backlog: Backlog) -> float:
+        """Estimate how many sequences share a step with what is next."""
+        full_batch = self.max_num_seqs if backlog.pace.full_batch is None else backlog.pace.full_batch
+        return max(1.0, min(full_batch, backlog.num_running + backlog.waiting.total.num_sequences))
 
 
 def _prompt_s(work: Work, pace: Pace) -> float | None:
     if pace.prompt_token_s is None:
         return None
     return work.num_prompt_tokens * pace.prompt_token_s * (1.0 if pace.computed_share is None else pace.computed_share)
-
-
-def _own_s(work: Work, pace: Pace, *, is_fixed_length: bool) -> float | None:
-    """Estimate how long a request takes from its first step to its end; it generates a token a step."""
-    prompt_s = _prompt_s(work, pace)
-    if prompt_s is None:
-        return None
-    num_tokens = work.num_output_tokens if is_fixed_length else _output_tokens(work, pace)
-    num_steps = max(0.0, num_tokens / work.num_sequences - 1)  # the first token comes with the prompt's last step
-    return prompt_s + num_steps * (pace.step_s or 0.0)
 
 
 def _output_tokens(work: Work, pace: Pace) -> float:

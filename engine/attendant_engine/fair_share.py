@@ -24,6 +24,11 @@ class FairShares:
         """Tenants with live sequences."""
         return len(self._num_live)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether more than one tenant has been at work since nobody was."""
+        return len(self._service) > 1
+
     def service(self, tenant: str) -> float:
         """Return the tenant's tokens so far over its weight; who has least goes first."""
         return self._service[tenant]

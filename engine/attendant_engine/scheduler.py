@@ -28,6 +28,11 @@ from attendant_engine.usage import UsageLedger
 from attendant_engine.waiting_queue import WaitingQueue
 from attendant_engine.workload import Workload
 
+_SHARED_STEPS = 4
+"""Between tenants a step's prompts are cut to this part, for whoever comes waits out the step that another's prompts have filled."""
+
+_MIN_SHARED_PREFILL = 64
+
 _BY_KEY = attrgetter("key")
 
 
@@ -222,9 +227,11 @@ class Scheduler:
     def _schedule_sequences(self, now_s: float) -> Iterator[ScheduledSequence]:
         if self._blocks is None:
             return
-        budget = self._max_batch_tokens
         to_come = self._running_in_turn()  # last first
         num_decodes_to_come = sum(1 for sequence in to_come if sequence.num_uncomputed_tokens == 1)
+        budget = self._max_batch_tokens
+        if self._shares.is_shared:
+            budget = min(budget, num_decodes_to_come + max(_MIN_SHARED_PREFILL, budget // _SHARED_STEPS))
         may_admit = True
         names_to_come: set[bytes] = set()
         num_deferred: Counter[str] = Counter()

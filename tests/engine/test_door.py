@@ -70,15 +70,19 @@ def test_nothing_is_refused_for_its_deadline_where_nothing_is_in_line_or_was_mea
 
 
 def test_a_deadline_is_refused_from_where_it_cannot_be_met() -> None:
-    # 20 prompt tokens at 10 ms and nine more steps of 200 ms: 2 s of its own, stretched by a tenth.
-    assert _refusal(_request(left_s=2.25), _waiting(), num_running=3) is None
-    assert isinstance(_refusal(_request(left_s=2.15), _waiting(), num_running=3), DeadlineError)
+    # 20 prompt tokens at 10 ms; nine more steps of 100 ms and a ninth of three such prompts: 1.7 s, stretched by a tenth.
+    assert _refusal(_request(left_s=1.88), _waiting(), num_running=3) is None
+    assert isinstance(_refusal(_request(left_s=1.86), _waiting(), num_running=3), DeadlineError)
+    # Steps never took more than 110 ms lately.
+    quick = replace(PACE, step_s=0.11)
+    assert _refusal(_request(left_s=1.32), _waiting(), num_running=3, pace=quick) is None
+    assert isinstance(_refusal(_request(left_s=1.3), _waiting(), num_running=3, pace=quick), DeadlineError)
     # Beside it 300 prompt tokens, and 4 outputs of 10 tokens, four of them a step.
     crowd = _waiting(nobody=Work(4, 300, 400))
-    assert _refusal(_request(left_s=6.7), crowd) is None
-    late = _refusal(_request(left_s=6.5), crowd)
+    assert _refusal(_request(left_s=6.55), crowd) is None
+    late = _refusal(_request(left_s=6.0), crowd)
     assert isinstance(late, DeadlineError) and "cannot be met" in late.message
-    assert late.retry_after_s == pytest.approx(1.1 * 6.0 - 6.5, abs=0.11)
+    assert late.retry_after_s == pytest.approx(1.1 * (4.0 + 1.9) - 6.0)
 
 
 def test_only_what_goes_before_it_counts_against_a_tenants_deadline() -> None:

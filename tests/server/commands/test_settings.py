@@ -51,7 +51,7 @@ def test_the_file_says_what_each_tenant_is_granted(tmp_path: Path) -> None:
         ({"yaml": "http_port: 70000"}, "http_port in "),
         ({"yaml": "http_port: [1"}, "not valid YAML"),
         ({"yaml": "tenants: {acme: {wieght: 2}}"}, "did you mean 'weight'"),
-        ({"yaml": "tenants: {acme: {weight: 0}}"}, "greater than 0"),
+        ({"yaml": "tenants: {acme: {weight: 0}}"}, "above 0"),
         ({"yaml": "- a"}, "keys and values"),
         ({"yaml": "kv_cache_memory: lots"}, "not a size"),
         ({"environment": {"ATTENDANT_HTP_PORT": "1"}}, "did you mean 'ATTENDANT_HTTP_PORT'"),
