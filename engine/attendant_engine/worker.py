@@ -129,6 +129,7 @@ class EngineWorker:
             self._enter("failed")
             return
         self.slowest_step_s = self.engine.load_stats.full_step_s
+        self._tick()  # or a load that took long would look like a thread that stands still
         self._enter("ready")
         try:
             while self._wait_for_work():

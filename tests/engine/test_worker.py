@@ -1,6 +1,7 @@
 """The worker's thread loads, serves, drains, stops and fails without ever leaving a request unanswered or a caller waiting."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -246,6 +247,28 @@ def test_the_last_sign_of_life_is_recent_while_idle_and_grows_old_in_a_hanging_s
     trunk.gate.set()
     listener.wait_for_end("a")
     assert worker.slowest_step_s >= 0.3
+
+
+def test_a_load_that_takes_long_is_no_sign_of_a_hang() -> None:
+    loaded_s: list[float] = []
+    signs_s: list[float] = []
+    is_ready = threading.Event()
+
+    def load() -> Engine:
+        engine = fake_engine()
+        loaded_s.append(time.monotonic())
+        return engine
+
+    def on_state(state: WorkerState) -> None:
+        if state == "ready":
+            signs_s.append(worker.last_step_monotonic_s)
+            is_ready.set()
+
+    worker = EngineWorker(load, on_step=lambda step: None, on_state=on_state)
+    worker.start()
+    assert is_ready.wait(DEADLINE_S)
+    assert worker.stop(DEADLINE_S)
+    assert signs_s[0] >= loaded_s[0]
 
 
 def test_an_engine_that_breaks_answers_every_request_and_takes_no_more(
