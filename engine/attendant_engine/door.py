@@ -106,13 +106,14 @@ class Door:
         prompt_s = _prompt_s(work, pace)
         if prompt_s is None or not work.num_sequences:
             return prompt_s
-        return prompt_s + _output_tokens(work, pace) * (pace.decode_step_s or pace.step_s or 0.0) / self._batch(backlog)
+        batch = self._batch(backlog)
+        return prompt_s + _output_tokens(work, pace) * (pace.decode_step_s(batch) or 0.0) / batch
 
     def _own_s(self, work: Work, backlog: Backlog, *, is_fixed_length: bool) -> float | None:
         """Estimate how long a request takes from its first step to its end; it generates a token a step.
 
-        Its steps decode, and compute the prompts of those that come meanwhile: as much as if all were like this one, but no
-        more than steps took lately.
+        Its steps decode for all that are let in with it, and compute the prompts of those that come meanwhile, as much as if
+        all were like this one. What was let in before it is then in time too: it has come further when steps grow longer.
         """
         pace = backlog.pace
         prompt_s = _prompt_s(work, pace)
@@ -122,15 +123,13 @@ class Door:
         num_steps = num_tokens / work.num_sequences - 1  # the first token comes with the prompt's last step
         if num_steps <= 0:
             return prompt_s
-        step_s = pace.step_s or 0.0
-        if pace.decode_step_s is not None:
-            step_s = min(step_s, pace.decode_step_s + self._batch(backlog) * prompt_s / num_steps)
-        return prompt_s + num_steps * step_s
+        batch = self._batch(backlog)
+        return prompt_s + num_steps * (pace.decode_step_s(batch) or 0.0) + batch * prompt_s
 
     def _batch(self, backlog: Backlog) -> float:
-        """Estimate how many sequences share a step with what is next."""
+        """Estimate how many sequences share a step when what comes now is one of them."""
         full_batch = self.max_num_seqs if backlog.pace.full_batch is None else backlog.pace.full_batch
-        return max(1.0, min(full_batch, backlog.num_running + backlog.waiting.total.num_sequences))
+        return max(1.0, min(full_batch, backlog.num_running + backlog.waiting.total.num_sequences + 1))
 
 
 def _prompt_s(work: Work, pace: Pace) -> float | None:

@@ -11,18 +11,22 @@ _MIN_PREFILL = 8  # prompt tokens of a step that say something about the cost of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """Seconds a computed prompt token, a step that only decodes, and any step in which something decodes.
+    """Seconds a computed prompt token, and a step that only decodes: ``decode_base_s`` and ``decode_each_s`` a sequence.
 
     ``computed_share`` is the part of prompts that no cache had, ``output_tokens`` what a finished output has,
     ``full_batch`` how many sequences run while others wait. All None before there is a measurement.
     """
 
     prompt_token_s: float | None = None
-    decode_step_s: float | None = None
-    step_s: float | None = None
+    decode_base_s: float | None = None
+    decode_each_s: float = 0.0
     computed_share: float | None = None
     output_tokens: float | None = None
     full_batch: float | None = None
+
+    def decode_step_s(self, num_sequences: float) -> float | None:
+        """Return the seconds of a step that decodes so many sequences and nothing else."""
+        return None if self.decode_base_s is None else self.decode_base_s + self.decode_each_s * num_sequences
 
 
 class PaceMeter:
@@ -30,8 +34,7 @@ class PaceMeter:
 
     def __init__(self) -> None:
         self._prompt_token_s = _Mean()
-        self._decode_step_s = _Mean()
-        self._step_s = _Mean()
+        self._decode = _Line()
         self._computed_share = _Mean()
         self._output_tokens = _Mean()
         self._full_batch = _Mean()
@@ -39,10 +42,11 @@ class PaceMeter:
     @property
     def pace(self) -> Pace:
         """What was learnt so far."""
+        decode_base_s, decode_each_s = self._decode.fit()
         return Pace(
             prompt_token_s=self._prompt_token_s.value,
-            decode_step_s=self._decode_step_s.value,
-            step_s=self._step_s.value,
+            decode_base_s=decode_base_s,
+            decode_each_s=decode_each_s,
             computed_share=self._computed_share.value,
             output_tokens=self._output_tokens.value,
             full_batch=self._full_batch.value,
@@ -50,12 +54,11 @@ class PaceMeter:
 
     def note_step(self, step_s: float, *, num_decodes: int, num_prefilled: int) -> None:
         """Take in a step that decoded ``num_decodes`` sequences and computed ``num_prefilled`` tokens of prompts beside them."""
-        if num_decodes:
-            self._step_s.add(step_s)
         if num_decodes and not num_prefilled:
-            self._decode_step_s.add(step_s)
+            self._decode.add(num_decodes, step_s)
         if num_prefilled >= _MIN_PREFILL:
-            for_decodes_s = min(self._decode_step_s.value or 0.0, step_s / 2) if num_decodes else 0.0
+            base_s, each_s = self._decode.fit()
+            for_decodes_s = min((base_s or 0.0) + each_s * num_decodes, step_s / 2) if num_decodes else 0.0
             self._prompt_token_s.add((step_s - for_decodes_s) / num_prefilled)
 
     def note_line(self, num_running: int, num_waiting: int) -> None:
@@ -83,3 +86,30 @@ class _Mean:
     def add(self, value: float) -> None:
         self._num_values += 1
         self.value = value if self.value is None else self.value + max(_NEW, 1 / self._num_values) * (value - self.value)
+
+
+class _Line:
+    """A straight line through points, by least squares; older ones fade."""
+
+    __slots__ = ("_sum", "_sum_x", "_sum_xx", "_sum_xy", "_sum_y")
+
+    def __init__(self) -> None:
+        self._sum = self._sum_x = self._sum_y = self._sum_xx = self._sum_xy = 0.0
+
+    def add(self, x: float, y: float) -> None:
+        keep = 1 - _NEW / 4  # a slope takes more points than a mean
+        self._sum = keep * self._sum + 1
+        self._sum_x = keep * self._sum_x + x
+        self._sum_y = keep * self._sum_y + y
+        self._sum_xx = keep * self._sum_xx + x * x
+        self._sum_xy = keep * self._sum_xy + x * y
+
+    def fit(self) -> tuple[float | None, float]:
+        """Return the line's value at 0, None without points, and its slope; neither is negative, and one x has no slope."""
+        if not self._sum:
+            return None, 0.0
+        mean_x, mean_y = self._sum_x / self._sum, self._sum_y / self._sum
+        spread = self._sum_xx / self._sum - mean_x * mean_x
+        slope = (self._sum_xy / self._sum - mean_x * mean_y) / spread if spread > 1e-6 else 0.0
+        slope = min(max(slope, 0.0), mean_y / mean_x)
+        return mean_y - slope * mean_x, slope
