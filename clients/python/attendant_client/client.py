@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, cast
 
 import grpc
 
 from attendant.v1 import chat_pb2, completion_pb2, inference_service_pb2_grpc, models_pb2
 from attendant_client import from_wire, health, results, to_wire
+from attendant_client.channel import RenewableChannel
 from attendant_client.connection import DEFAULT_URL, Tls, make_connection
-from attendant_client.errors import DeadlineExceededError, NotFoundError, UnavailableError
+from attendant_client.errors import ConnectionFailedError, DeadlineExceededError, NotFoundError, UnavailableError
 from attendant_client.headway import Headway
 from attendant_client.retry import Attempts, Contact, RetryPolicy
 from attendant_client.stream import Stream
@@ -37,13 +38,9 @@ class Client:
         self._connection = make_connection(url, api_key=api_key, tls=tls)
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
-        self._contact = Contact()
-        connection = self._connection
-        if connection.credentials is None:
-            self._channel = grpc.insecure_channel(connection.address, options=connection.options)
-        else:
-            self._channel = grpc.secure_channel(connection.address, connection.credentials, options=connection.options)
-        self._stub = inference_service_pb2_grpc.InferenceServiceStub(self._channel)
+        self._channel = RenewableChannel(self._connection)
+        self._contact = Contact(self._channel.renew)
+        self._stub = inference_service_pb2_grpc.InferenceServiceStub(cast(grpc.Channel, self._channel))
         self._check_health = health.check_method(self._channel)
 
     def complete(
@@ -194,6 +191,9 @@ class Client:
         attempts = Attempts(self._connection, RetryPolicy(max_attempts=1), timeout_s=timeout_s, request_id=None, contact=self._contact)
         try:
             return health.is_serving(self._run(self._check_health, health.request(model), attempts))
+        except ConnectionFailedError:
+            self._contact.renew()
+            return False
         except (UnavailableError, NotFoundError, DeadlineExceededError):
             return False
 

@@ -6,6 +6,7 @@ Every task is safe to repeat: a request changes nothing on the server.
 import random
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,10 @@ from attendant_client.errors import AttendantError, ConnectionFailedError, NotRe
 from attendant_client.rpc_errors import error_from_rpc, is_worth_another_try, was_reached
 
 _RECOVERY_BACKOFF_S = 1.0  # at most, while a server is awaited that was there: it starts within seconds
+
+_RENEW_AFTER = 3
+"""Failures in a row that a call blames on its server; from then on it suspects its own connection (see ``channel``)."""
+_RENEW_EVERY_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +37,19 @@ class RetryPolicy:
 
 
 class Contact:
-    """Whether a client's server has ever answered it; one a client, shared by its calls."""
+    """Whether a client's server has ever answered it, and the way to a fresh connection; one a client, shared by its calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, renew: Callable[[], None] = lambda: None) -> None:
         self.was_made = False
+        self._renew = renew
+        self._may_renew_from_s = 0.0
+
+    def renew(self) -> None:
+        """Ask for a fresh connection; many calls that fail together get one."""
+        now_s = time.monotonic()
+        if now_s >= self._may_renew_from_s:
+            self._may_renew_from_s = now_s + _RENEW_EVERY_S
+            self._renew()
 
 
 class Attempts:
@@ -108,6 +122,8 @@ class Attempts:
         is_recovering = self._recover_until_s is not None and now_s < self._recover_until_s
         if self._num_failed >= self._policy.max_attempts and not is_recovering:
             raise error
+        if is_lost and self._num_failed >= _RENEW_AFTER:
+            self._contact.renew()
         ceiling_s = min(self._policy.max_backoff_s, self._policy.initial_backoff_s * 2 ** min(self._num_failed - 1, 30))
         if is_recovering:
             ceiling_s = min(ceiling_s, _RECOVERY_BACKOFF_S)
