@@ -8,6 +8,8 @@ from tests.e2e.callers import MODEL
 from tests.e2e.server_process import ServerProcess
 
 # Caches that hold 64 short requests side by side, but not 64 whole stories: 6 MiB a replica for half of them each.
+RAY_SETTINGS = {"replicas": 2, "kv_cache_memory": "6MiB", "log_level": "warning", "drain_timeout_s": 5}
+"""Of the session's server on Ray, by their names in a configuration."""
 _PORTS = ("--http-port", "0", "--grpc-port", "0")
 START_TIMEOUT_S = 100
 """Some seconds on an idle machine, many where all tests start at once."""
@@ -19,7 +21,7 @@ def ray_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProce
     server = ServerProcess(
         MODEL,
         *_PORTS,
-        *("--replicas", "2", "--kv-cache-memory", "6MiB", "--log-level", "warning", "--drain-timeout-s", "5"),
+        *(text for name, value in RAY_SETTINGS.items() for text in ("--" + name.replace("_", "-"), str(value))),
         log_dir=tmp_path_factory.mktemp("ray"),
     )
     try:

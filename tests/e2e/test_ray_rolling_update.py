@@ -6,41 +6,31 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.samples import Sample
 
 from tests.e2e.callers import MODEL, WAYS, open_callers
-from tests.e2e.conftest import START_TIMEOUT_S
+from tests.e2e.conftest import RAY_SETTINGS
+from tests.e2e.metrics import eventually, label_values
 from tests.e2e.processes import descendants
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import WHOLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
 
-_SETTINGS = {"replicas": 2, "kv_cache_memory": "6MiB", "log_level": "warning", "drain_timeout_s": 5}
 _UPDATE_WITHIN_S = 120
 _CALLERS = 8
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    flags = [text for key, value in _SETTINGS.items() for text in ("--" + key.replace("_", "-"), str(value))]
-    server = ServerProcess(MODEL, "--http-port", "0", "--grpc-port", "0", *flags, log_dir=tmp_path)
-    try:
-        server.wait_ready(START_TIMEOUT_S)
-        yield server
-    finally:
-        server.stop()
-
-
-async def test_no_call_fails_while_every_replica_is_replaced(server: ServerProcess) -> None:
-    before = _replicas(server)
+async def test_no_call_fails_while_every_replica_is_replaced(ray_server: ServerProcess) -> None:
+    await eventually(ray_server.http_url, _are_both_there, within_s=_UPDATE_WITHIN_S)
+    before = _replicas(ray_server)
     assert len(before) == 3
     is_updated, num_answers = asyncio.Event(), 0
-    async with open_callers(server) as callers:
+    async with open_callers(ray_server) as callers:
 
         async def call_on(way: str) -> None:
             nonlocal num_answers
@@ -52,12 +42,12 @@ async def test_no_call_fails_while_every_replica_is_replaced(server: ServerProce
             for number in range(_CALLERS):
                 group.create_task(call_on(WAYS[number % len(WAYS)]))
             try:
-                await _update(server)
+                await _update(ray_server)
             finally:
                 is_updated.set()
         assert num_answers >= _CALLERS
         WHOLE.check(await callers["http"].greedy(WHOLE.prompt, WHOLE.length))
-    assert not before & _replicas(server)
+    assert not before & _replicas(ray_server)
 
 
 async def _update(server: ServerProcess) -> None:
@@ -65,7 +55,7 @@ async def _update(server: ServerProcess) -> None:
     address, environment = _cluster(server)
     root = Path(__file__).parents[2]
     settings = {
-        **_SETTINGS,
+        **RAY_SETTINGS,
         "models": [{"name": MODEL, "path": str(root / "models" / MODEL)}],
         "http_port": httpx.URL(server.http_url).port,
         "grpc_port": int(server.grpc_address.rpartition(":")[2]),
@@ -96,3 +86,7 @@ def _cluster(server: ServerProcess) -> tuple[str, dict[str, str]]:
 def _replicas(server: ServerProcess) -> set[int]:
     """The processes of engines and gateway."""
     return {pid for pid, command in descendants(server.pid).items() if command.startswith("ray::ServeReplica")}
+
+
+def _are_both_there(samples: list[Sample]) -> bool:
+    return len(label_values(samples, "attendant_requests_running", "replica")) == 2
