@@ -17,11 +17,11 @@ PEAK_RATE = "peak_rate"
 class Rates:
     """Peak learning rates and the decay of weights."""
 
-    muon: float = 0.02
+    muon: float = 0.01
     muon_momentum: float = 0.95
     muon_weight_decay: float = 0.05
-    embeddings: float = 3e-3
-    vectors: float = 3e-3
+    embeddings: float = 2e-3
+    vectors: float = 2e-3
 
 
 class Optimizers:
@@ -53,9 +53,12 @@ class Optimizers:
         return {"muon": self._muon.state_dict(), "adam": self._adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
-        """Continue where the other left off."""
+        """Continue where the other left off, at our own rates."""
+        peak_rates = [group[PEAK_RATE] for group in self._groups()]
         self._muon.load_state_dict(state["muon"])
         self._adam.load_state_dict(state["adam"])
+        for group, peak_rate in zip(self._groups(), peak_rates, strict=True):
+            group[PEAK_RATE] = peak_rate
 
     def _groups(self) -> Iterable[dict[str, float]]:
         return [*self._muon.param_groups, *self._adam.param_groups]
