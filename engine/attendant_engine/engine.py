@@ -18,7 +18,7 @@ from attendant_engine.config import EngineConfig
 from attendant_engine.deadlines import CANNOT_BE_MET, DEADLINE_PASSED, Deadlines
 from attendant_engine.decoding.speculation import Speculator
 from attendant_engine.description import describe_model
-from attendant_engine.errors import CheckpointError, DeadlineError, InvalidRequestError
+from attendant_engine.errors import DeadlineError, InvalidRequestError
 from attendant_engine.faults import FaultyTrunk, fault_load, parse_faults
 from attendant_engine.line import Line
 from attendant_engine.models.base import LoadedModel
@@ -27,6 +27,7 @@ from attendant_engine.outputs import aborted_outputs, failed_outputs, final_outp
 from attendant_engine.plan import cache_dtype, plan_model
 from attendant_engine.runner import Runner
 from attendant_engine.scheduler import Scheduler
+from attendant_engine.self_check.check import SelfCheck, check_engine
 from attendant_engine.sequence import (
     GenerationState,
     PoolingState,
@@ -45,21 +46,17 @@ from attendant_engine.types import (
     ModelInfo,
     OutputError,
     PoolingRequest,
-    SamplingParams,
-    Task,
 )
 from attendant_engine.usage import UsageLedger
 from attendant_engine.validation import RequestValidator
+from attendant_engine.warm_up import warm_up
 from attendant_engine.weights.loader import load_model
-
-_WARM_UP_ID = "warm-up"
-_NUM_WARM_UP_TOKENS = 32
 
 
 def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
-    """Load the checkpoint in ``path`` to be served as ``name``: plan, read the weights, allocate the cache, warm up.
+    """Load the checkpoint in ``path`` to be served as ``name``: plan, read the weights, allocate the cache, warm up, check itself.
 
-    Raises ``CheckpointError`` for the checkpoint and ``InvalidRequestError`` for the configuration.
+    Raises ``CheckpointError`` for the checkpoint, wrong answers included, and ``InvalidRequestError`` for the configuration.
     """
     started_s = time.perf_counter()
     faults = parse_faults(config.faults)
@@ -77,16 +74,28 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
     )
     if isinstance(model.trunk, NativeTrunk):
         model.trunk.reserve(plan.max_batch_tokens)  # what was planned, and no more as steps grow
-    if faults:
-        model = replace(model, trunk=FaultyTrunk(model.trunk, faults))
+    has_same_bits = isinstance(model.trunk, NativeTrunk)
+    faulty = FaultyTrunk(model.trunk, faults) if faults else None
+    if faulty is not None:
+        model = replace(model, trunk=faulty)
     loaded_s = time.perf_counter()
     num_torch_threads = 1 if plan.config.attention_backend == "native" else plan.config.num_torch_threads
     if num_torch_threads is not None:
         torch.set_num_threads(num_torch_threads)  # of this thread, which is the one that steps
     engine = Engine(model, describe_model(model, plan, path=path, name=name), plan.config, num_blocks=plan.num_blocks)
-    full_step_s = engine.warm_up()
+    full_step_s = warm_up(engine, max_batch_tokens=plan.max_batch_tokens)
+    warm_s = time.perf_counter()
+    engine.self_check = check_engine(engine, path, classes=plan.number_classes, has_same_bits=has_same_bits)
+    engine.forget_work()
+    if faulty is not None:
+        faulty.is_armed = True
     engine.load_stats = LoadStats(
-        phase_s={"config": planned_s - started_s, "weights": loaded_s - planned_s, "warmup": time.perf_counter() - loaded_s},
+        phase_s={
+            "config": planned_s - started_s,
+            "weights": loaded_s - planned_s,
+            "warmup": warm_s - loaded_s,
+            "self_check": time.perf_counter() - warm_s,
+        },
         weight_bytes=model.load_stats.weight_bytes,
         kv_cache_bytes=plan.kv_cache_bytes,
         num_blocks=plan.num_blocks,
@@ -100,7 +109,7 @@ class Engine:
     """One model and its requests.
 
     ``config`` has every choice resolved; ``num_blocks`` is the cache's size, 0 for a model without a language-model
-    head. ``load_stats`` says how long loading took and what it planned.
+    head. ``load_stats`` says how long loading took and what it planned, ``self_check`` what its answers were found to be.
     """
 
     def __init__(
@@ -108,8 +117,8 @@ class Engine:
     ) -> None:
         assert config.max_batch_tokens is not None and config.max_num_seqs is not None, "the configuration is not resolved"
         self.info = info
-        self._max_batch_tokens = config.max_batch_tokens
         self.load_stats = load_stats or LoadStats()
+        self.self_check: SelfCheck | None = None
         self._blocks: BlockManager | None = None
         cache: CacheTensors | None = None
         if num_blocks > 0:
@@ -209,34 +218,11 @@ class Engine:
         self._ended_between_steps = []
         return tuple(outputs)
 
-    def warm_up(self) -> float:
-        """Compute one short request of each kind that the model and its adapters serve, so that no caller pays for what happens once.
-
-        Returns the seconds that a full step would have taken at the slowest one's rate. Raises ``CheckpointError`` for a model
-        that fails even so.
-        """
-        kinds: list[tuple[Task, str | None]] = [(task, None) for task in self.info.tasks]
-        kinds += [(task, adapter.name) for adapter in self.info.adapters for task in adapter.tasks]
-        full_step_s = 0.0
-        for task, adapter_name in kinds:
-            prompt = (0,) * min(_NUM_WARM_UP_TOKENS, self.info.max_model_len - 1)
-            if task == "completion" and prompt:
-                params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
-                self.add_request(GenerationRequest(request_id=_WARM_UP_ID, prompt_token_ids=prompt, params=params))
-            elif task in ("embedding", "classification"):
-                self.add_request(
-                    PoolingRequest(request_id=_WARM_UP_ID, prompt_token_ids=(0, *prompt), task=task, pooling="mean", adapter=adapter_name)
-                )
-            while self.has_work:
-                step = self.step()
-                if any(output.error is not None for output in step.outputs):
-                    raise CheckpointError("The model fails on its first request; its weights or this build are damaged.")
-                if step.stats.num_prompt_tokens:
-                    full_step_s = max(full_step_s, step.stats.step_s * self._max_batch_tokens / step.stats.num_prompt_tokens)
+    def forget_work(self) -> None:
+        """Be as if nothing had been computed yet: no cached prompt, no step counted, no pace known; first steps are slow ones."""
         self.reset_prefix_cache()
         self._step_indices = count()
-        self.line.forget_pace()  # first steps are slow ones
-        return full_step_s
+        self.line.forget_pace()
 
     def reset_prefix_cache(self) -> None:
         """Forget every prompt that no running sequence holds."""

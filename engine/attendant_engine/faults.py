@@ -48,14 +48,20 @@ def fault_load(faults: Sequence[Fault]) -> None:
 
 
 class FaultyTrunk:
-    """A trunk that does what the plan says where a step reads its tokens, and is the one that it stands before elsewhere."""
+    """A trunk that does what the plan says where a step reads its tokens, and is the one that it stands before elsewhere.
+
+    Until ``is_armed`` it does nothing of the kind: what is computed at load is no request.
+    """
 
     def __init__(self, trunk: Trunk, faults: Sequence[Fault]) -> None:
         self._trunk = trunk
+        self.is_armed = False
         self._faults = [fault for fault in faults if fault.phase == "step"]
 
     def __call__(self, inputs: ModelInputs) -> torch.Tensor:
         """Return ``[T, E]``, as every trunk."""
+        if not self.is_armed:
+            return self._trunk(inputs)
         spoilt = torch.zeros_like(inputs.token_ids, dtype=torch.bool)
         for fault in self._faults:
             rows = torch.eq(inputs.token_ids, fault.token_id or 0)

@@ -112,6 +112,12 @@ class Plan:
         """Of keys and values in the cache."""
         return cache_dtype(self.config, self.dtype)
 
+    @property
+    def number_classes(self) -> tuple[str, ...]:
+        """What weights, activations and the cache are held in, for the self-check's tolerances."""
+        dtypes = [str(dtype).removeprefix("torch.") for dtype in (self.dtype, self.cache_dtype)]
+        return tuple(name for name in dict.fromkeys((*dtypes, self.config.quantization)) if name != "none")
+
 
 def plan_model(path: Path, config: EngineConfig) -> Plan:
     """Plan the checkpoint in ``path``. Raises ``CheckpointError`` for the checkpoint, ``InvalidRequestError`` for the configuration."""

@@ -82,6 +82,8 @@ def _check_output(command: str, output: str) -> None:
         assert [row[1] for row in rows] == ["1", "16"], "a row for each number of callers, and no request failed"
     elif " plan " in command:
         assert "weights" in output and "cache a token" in output
+    elif " self-check " in command:
+        assert "differ from the record by" in output
     elif "/metrics" in command:
         assert "attendant_requests_total" in output
     else:
