@@ -1,18 +1,23 @@
-"""What is done to a server: a process of it killed or stopped, or a host cut off."""
+"""What is done to a server: a process of it killed or stopped, a host cut off, or all of it replaced by an update."""
 
 import asyncio
 import contextlib
 import os
 import random
 import signal
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 from tests.chaos.nodes import Nodes
 from tests.e2e.callers import MODEL
 from tests.e2e.processes import descendants
+from tests.e2e.rolling_update import update
 from tests.e2e.server_process import ServerProcess
 
 _SIGNALS = {"kill": signal.SIGKILL, "hang": signal.SIGSTOP}
+_UPDATE_WITHIN_S = 180
+_QUEUE = 3000  # what an update changes, every time to another value
 PROCESS_FAULTS = (*sorted(_SIGNALS), "mixed")
 
 
@@ -65,3 +70,23 @@ class LostHost:
     async def mend(self) -> None:
         """Let it join again."""
         await asyncio.to_thread(self._nodes.replace, self._victim)
+
+
+class RollingUpdate:
+    """Every replica, the gateway's too, is replaced by one with another setting."""
+
+    def __init__(self, server: ServerProcess, model: Path, settings: Mapping[str, object]) -> None:
+        self._server = server
+        self._model = model
+        self._settings = settings
+        self._num_updates = 0
+
+    async def strike(self, rng: random.Random) -> str:
+        """Update, and wait until all of it runs."""
+        self._num_updates += 1
+        settings = {**self._settings, "max_queue": _QUEUE + self._num_updates}
+        await update(self._server, self._model, settings, within_s=_UPDATE_WITHIN_S)
+        return f"update {self._num_updates}"
+
+    async def mend(self) -> None:
+        """Nothing is left to do."""
