@@ -12,6 +12,7 @@ from ray import serve
 from attendant_engine.machine import available_cores
 from attendant_server.config import ModelSettings, Settings
 from attendant_server.hosting.compute_threads import size_compute_threads
+from attendant_server.hosting.garbage import spare_what_is_loaded
 from attendant_server.hosting.log_pipe import open_log
 from attendant_server.link.base import ReplicaLoad
 from attendant_server.link.server import LinkServer
@@ -50,6 +51,7 @@ class EngineReplica:
             raise RuntimeError(f"Model '{self._model.name}': {self._engine.status}")
         host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._server = LinkServer(self._engine, token=self._link_token)
+        spare_what_is_loaded()
         port = await self._server.start(host)
         return {"link_address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
 

@@ -29,6 +29,7 @@ from attendant_server.grpc_api.health import HealthHandlers
 from attendant_server.grpc_api.key_check import process_gate
 from attendant_server.grpc_api.servicer import InferenceHandlers
 from attendant_server.hosting.adapter_paths import with_adapters
+from attendant_server.hosting.garbage import spare_what_is_loaded
 from attendant_server.hosting.link_pool import LinkPool
 from attendant_server.hosting.log_pipe import open_log
 from attendant_server.hosting.one_request_id import OneRequestId
@@ -78,6 +79,7 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
             models[name].replicas.on_wanted = partial(self._wake, name, handle)
             # Serve makes a handle's router, and so tells of replicas, at the handle's first call.
             self._wake(name, handle)
+        spare_what_is_loaded()
 
     def _open_link(self, replica_id: str, address: str) -> LinkClient:
         gateway_id: str = serve.get_replica_context().replica_id.unique_id

@@ -22,6 +22,7 @@ from attendant_server.hosting.banner import ready_text
 from attendant_server.hosting.compute_threads import operator_threads, size_compute_threads
 from attendant_server.hosting.cpus import server_cpus
 from attendant_server.hosting.engine_settings import make_local_link
+from attendant_server.hosting.garbage import spare_what_is_loaded
 from attendant_server.hosting.lifecycle import StopRequest
 from attendant_server.hosting.listeners import GrpcListener, HttpListener
 from attendant_server.hosting.ports import PortInUseError
@@ -68,6 +69,7 @@ async def _serve(settings: Settings) -> None:
 
 async def _start(server: "LocalServer") -> None:
     await server.start()
+    spare_what_is_loaded()
     print(server.ready_text(), flush=True)  # noqa: T201 - the command's output
 
 
