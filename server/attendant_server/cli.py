@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from attendant_engine import __version__
-from attendant_server.commands import bench, doctor, encode, few_shot, generate, models, plan, self_check, serve
+from attendant_server.commands import bench, doctor, encode, few_shot, generate, model_changes, models, plan, self_check, serve
 from attendant_server.commands.terminal import WRONG_CALL
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ app.command()(encode.embed)
 app.command()(encode.classify)
 app.command("few-shot")(few_shot.few_shot)
 app.command()(models.models)
+app.command()(model_changes.load)
+app.command()(model_changes.unload)
 app.command()(plan.plan)
 app.command("self-check")(self_check.self_check)
 app.command()(bench.bench)

@@ -82,6 +82,7 @@ class Settings(BaseModel):
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_client_ca: str | None = None
+    model_directory: str | None = None
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     max_queue_tokens: Annotated[int, Field(ge=1)] | None = None
     tenants: dict[str, TenantSettings] = {}

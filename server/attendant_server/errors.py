@@ -14,6 +14,7 @@ ErrorCode = Literal[
     "not_found",
     "method_not_allowed",
     "invalid_api_key",
+    "permission_denied",
     "request_too_large",
     "queue_full",
     "not_ready",

@@ -111,6 +111,11 @@ class GatewayMetrics:
         """Count a choice of a replica: "prefix", "spill" or "load"."""
         self._picks.labels(model, reason).inc()
 
+    def forget_model(self, model: str) -> None:
+        """Drop the series of a model that is gone, so that their number stays that of the models."""
+        for metric in (self._first_token, self._between_tokens, self._failovers, self._resumed, self._picks):
+            metric.remove_by_labels({"model": model})
+
     def token_times(self, model: str) -> TokenTimes:
         """Return where one model's token times go."""
         return TokenTimes(self._first_token.labels(model), self._between_tokens.labels(model))

@@ -34,6 +34,7 @@ STATUS_TABLE: Mapping[str, Status] = MappingProxyType(
         "unsupported_parameter": Status(http_status=400, openai_type="invalid_request_error", grpc_code="INVALID_ARGUMENT"),
         "context_length_exceeded": Status(http_status=400, openai_type="invalid_request_error", grpc_code="INVALID_ARGUMENT"),
         "invalid_api_key": Status(http_status=401, openai_type="invalid_request_error", grpc_code="UNAUTHENTICATED"),
+        "permission_denied": Status(http_status=403, openai_type="invalid_request_error", grpc_code="PERMISSION_DENIED"),
         "model_not_found": Status(http_status=404, openai_type="invalid_request_error", grpc_code="NOT_FOUND"),
         "not_found": Status(http_status=404, openai_type="invalid_request_error", grpc_code="NOT_FOUND"),
         "method_not_allowed": Status(http_status=405, openai_type="invalid_request_error", grpc_code="UNIMPLEMENTED"),

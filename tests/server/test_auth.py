@@ -69,3 +69,25 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ApiKeyFileError, match="UTF-8"):
         ApiKeys.load(str(tmp_path / "binary"))
+
+
+def test_the_word_admin_behind_a_key_gives_it_the_role() -> None:
+    keys = ApiKeys.parse("ops: ops-key-1 admin\nops: ops-key-2\n")
+    assert keys.authenticate("Bearer ops-key-1") == keys.authenticate("Bearer ops-key-2") == "ops"
+    keys.require_admin("Bearer ops-key-1")
+    for header, code in (
+        ("Bearer ops-key-2", "permission_denied"),
+        (None, "invalid_api_key"),
+        ("Bearer ops-key-1 admin", "invalid_api_key"),
+    ):
+        with pytest.raises(ServingError) as caught:
+            keys.require_admin(header)
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "line", ["ops: ops-key-1 Admin", "ops: ops-key-1 admin admin", "ops: ops-key-1 root", "ops: admin", "ops: short admin"]
+)
+def test_no_other_word_may_follow_a_key(line: str) -> None:
+    with pytest.raises(ApiKeyFileError, match="line 1"):
+        ApiKeys.parse(line)

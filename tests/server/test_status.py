@@ -25,6 +25,7 @@ def test_every_code_of_the_server_and_of_the_engine_has_a_row() -> None:
         ("invalid_value", 400, grpc.StatusCode.INVALID_ARGUMENT),
         ("unsupported_parameter", 400, grpc.StatusCode.INVALID_ARGUMENT),
         ("context_length_exceeded", 400, grpc.StatusCode.INVALID_ARGUMENT),
+        ("permission_denied", 403, grpc.StatusCode.PERMISSION_DENIED),
         ("model_not_found", 404, grpc.StatusCode.NOT_FOUND),
         ("invalid_api_key", 401, grpc.StatusCode.UNAUTHENTICATED),
         ("request_too_large", 413, grpc.StatusCode.RESOURCE_EXHAUSTED),

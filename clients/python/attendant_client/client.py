@@ -186,6 +186,15 @@ class Client:
         """Describe one served model."""
         return from_wire.model(self._call(self._stub.GetModel, models_pb2.GetModelRequest(model=model), timeout_s).model)
 
+    def load_model(self, model: str, directory: str | None = None, *, timeout_s: float | None = None) -> results.Model:
+        """Load a model of the server's model directory; return when it is ready. Takes an administrator's key."""
+        request = models_pb2.LoadModelRequest(model=model, directory=directory or "")
+        return from_wire.model(self._call(self._stub.LoadModel, request, timeout_s).model)
+
+    def unload_model(self, model: str, *, timeout_s: float | None = None) -> results.Model:
+        """Take a model away; return what it was when its requests have ended. Takes an administrator's key."""
+        return from_wire.model(self._call(self._stub.UnloadModel, models_pb2.UnloadModelRequest(model=model), timeout_s).model)
+
     def is_ready(self, model: str = "", *, timeout_s: float = 5.0) -> bool:
         """Say whether the server (or one model of it) answers now. Does not retry, and asks for no key."""
         attempts = Attempts(self._connection, RetryPolicy(max_attempts=1), timeout_s=timeout_s, request_id=None, contact=self._contact)

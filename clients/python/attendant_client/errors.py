@@ -8,6 +8,7 @@ The inverse of the server's table: its stable codes (carried by google.rpc's ``E
     │   ├── ContextLengthError
     │   └── RequestTooLargeError
     ├── AuthenticationError
+    │   └── PermissionDeniedError
     ├── NotFoundError
     │   └── ModelNotFoundError
     ├── UnavailableError             worth another try, after ``retry_after_s``
@@ -58,6 +59,10 @@ class AuthenticationError(AttendantError):
     """The server asks for a key, and there was none or a wrong one."""
 
 
+class PermissionDeniedError(AuthenticationError):
+    """The key is known and may not do this."""
+
+
 class NotFoundError(AttendantError):
     """What was named does not exist on this server."""
 
@@ -105,6 +110,7 @@ ERROR_BY_CODE: Mapping[str, type[AttendantError]] = MappingProxyType(
         "context_length_exceeded": ContextLengthError,
         "request_too_large": RequestTooLargeError,
         "invalid_api_key": AuthenticationError,
+        "permission_denied": PermissionDeniedError,
         "not_found": NotFoundError,
         "model_not_found": ModelNotFoundError,
         "method_not_allowed": NotFoundError,

@@ -143,6 +143,7 @@ def model(message: models_pb2.Model) -> results.Model:
         num_replicas=message.num_replicas,
         adapters=tuple(message.adapters),
         parent=message.parent or None,
+        state=message.state,
     )
 
 

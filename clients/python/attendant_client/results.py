@@ -185,7 +185,10 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A served model or adapter; ``status`` says why it is not ready, if it is not. ``parent``: the model that an adapter is on."""
+    """A served model or adapter; ``status`` says why it is not ready, if it is not. ``parent``: the model that an adapter is on.
+
+    ``state``: loading, ready, not_ready, draining or failed.
+    """
 
     id: str
     kind: str
@@ -205,3 +208,4 @@ class Model:
     quantization: str = "none"
     kernels: str = ""
     parent: str | None = None
+    state: str = ""

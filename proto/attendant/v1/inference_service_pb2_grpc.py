@@ -99,6 +99,16 @@ class InferenceServiceStub:
                 request_serializer=attendant_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=attendant_dot_v1_dot_models__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/attendant.v1.InferenceService/LoadModel',
+                request_serializer=attendant_dot_v1_dot_models__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=attendant_dot_v1_dot_models__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/attendant.v1.InferenceService/UnloadModel',
+                request_serializer=attendant_dot_v1_dot_models__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=attendant_dot_v1_dot_models__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -185,6 +195,20 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadModel(self, request, context):
+        """Loads a model from the server's model directory; answers when it is ready. PERMISSION_DENIED without an administrator's key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Takes a model away; answers when the requests that it had have ended. PERMISSION_DENIED without an administrator's key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -242,6 +266,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=attendant_dot_v1_dot_models__pb2.GetModelRequest.FromString,
                     response_serializer=attendant_dot_v1_dot_models__pb2.GetModelResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=attendant_dot_v1_dot_models__pb2.LoadModelRequest.FromString,
+                    response_serializer=attendant_dot_v1_dot_models__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=attendant_dot_v1_dot_models__pb2.UnloadModelRequest.FromString,
+                    response_serializer=attendant_dot_v1_dot_models__pb2.UnloadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -545,6 +579,60 @@ class InferenceService:
             '/attendant.v1.InferenceService/GetModel',
             attendant_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
             attendant_dot_v1_dot_models__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attendant.v1.InferenceService/LoadModel',
+            attendant_dot_v1_dot_models__pb2.LoadModelRequest.SerializeToString,
+            attendant_dot_v1_dot_models__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attendant.v1.InferenceService/UnloadModel',
+            attendant_dot_v1_dot_models__pb2.UnloadModelRequest.SerializeToString,
+            attendant_dot_v1_dot_models__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

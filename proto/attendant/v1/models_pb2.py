@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ttendant/v1/models.proto\x12\x0c\x61ttendant.v1\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.attendant.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attendant.v1.Model\"\xdd\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65vice_kind\x18\x08 \x01(\t\x12\x12\n\nvocab_size\x18\t \x01(\r\x12\x0e\n\x06labels\x18\n \x03(\t\x12\x1b\n\x0e\x65mbedding_size\x18\x0b \x01(\rH\x00\x88\x01\x01\x12\r\n\x05ready\x18\x0c \x01(\x08\x12\x0e\n\x06status\x18\r \x01(\t\x12\x14\n\x0cnum_replicas\x18\x0e \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\x0f \x03(\t\x12\x14\n\x0cquantization\x18\x10 \x01(\t\x12\x0f\n\x07kernels\x18\x11 \x01(\t\x12\x0e\n\x06parent\x18\x12 \x01(\tB\x11\n\x0f_embedding_sizeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ttendant/v1/models.proto\x12\x0c\x61ttendant.v1\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.attendant.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attendant.v1.Model\"4\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\"7\n\x11LoadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attendant.v1.Model\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"9\n\x13UnloadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attendant.v1.Model\"\xec\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65vice_kind\x18\x08 \x01(\t\x12\x12\n\nvocab_size\x18\t \x01(\r\x12\x0e\n\x06labels\x18\n \x03(\t\x12\x1b\n\x0e\x65mbedding_size\x18\x0b \x01(\rH\x00\x88\x01\x01\x12\r\n\x05ready\x18\x0c \x01(\x08\x12\x0e\n\x06status\x18\r \x01(\t\x12\x14\n\x0cnum_replicas\x18\x0e \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\x0f \x03(\t\x12\x14\n\x0cquantization\x18\x10 \x01(\t\x12\x0f\n\x07kernels\x18\x11 \x01(\t\x12\x0e\n\x06parent\x18\x12 \x01(\t\x12\r\n\x05state\x18\x13 \x01(\tB\x11\n\x0f_embedding_sizeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELREQUEST']._serialized_end=155
   _globals['_GETMODELRESPONSE']._serialized_start=157
   _globals['_GETMODELRESPONSE']._serialized_end=211
-  _globals['_MODEL']._serialized_start=214
-  _globals['_MODEL']._serialized_end=563
+  _globals['_LOADMODELREQUEST']._serialized_start=213
+  _globals['_LOADMODELREQUEST']._serialized_end=265
+  _globals['_LOADMODELRESPONSE']._serialized_start=267
+  _globals['_LOADMODELRESPONSE']._serialized_end=322
+  _globals['_UNLOADMODELREQUEST']._serialized_start=324
+  _globals['_UNLOADMODELREQUEST']._serialized_end=359
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=361
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=418
+  _globals['_MODEL']._serialized_start=421
+  _globals['_MODEL']._serialized_end=785
 # @@protoc_insertion_point(module_scope)

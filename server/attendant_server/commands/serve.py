@@ -65,6 +65,10 @@ def serve(
     tls_client_ca: Annotated[
         str | None, typer.Option("--tls-client-ca", help="Authority (PEM) whose certificates clients must show: mutual TLS.")
     ] = None,
+    model_directory: Annotated[
+        str | None,
+        typer.Option("--model-directory", help="Let administrators load models that lie in this directory, and unload, while it runs."),
+    ] = None,
     max_queue: Annotated[int | None, typer.Option("--max-queue", help="Most requests that wait, a model. Default 1024.")] = None,
     max_queue_tokens: Annotated[
         int | None,
@@ -117,6 +121,7 @@ def serve(
         "tls_cert": tls_cert,
         "tls_key": tls_key,
         "tls_client_ca": tls_client_ca,
+        "model_directory": model_directory,
         "max_queue": max_queue,
         "max_queue_tokens": max_queue_tokens,
         "request_timeout_s": request_timeout_s,

@@ -15,6 +15,7 @@ from attendant_server.gateway.calls import ActiveCall
 from attendant_server.gateway.completions import Completions, encode_chat
 from attendant_server.gateway.few_shot import FewShot
 from attendant_server.gateway.interface import CallContext, StreamItem
+from attendant_server.gateway.model_changes import ModelChanges, ModelHost
 from attendant_server.gateway.pooling import Pooling
 from attendant_server.gateway.requests import (
     ChatRequest,
@@ -23,8 +24,10 @@ from attendant_server.gateway.requests import (
     DetokenizeRequest,
     EmbedRequest,
     FewShotRequest,
+    LoadModelRequest,
     Resume,
     TokenizeRequest,
+    UnloadModelRequest,
 )
 from attendant_server.gateway.results import (
     ClassifyResult,
@@ -43,7 +46,11 @@ DRAINING_RETRY_AFTER_S = 2.0
 
 
 class Gateway:
-    """Implements ``GatewayTasks`` over the served models, in the order given. One event loop; not thread-safe."""
+    """Implements ``GatewayTasks`` over the served models, in the order given. One event loop; not thread-safe.
+
+    With a ``host`` models are loaded and unloaded while it runs, by administrators; ``trusts_all``: where no keys are asked,
+    by everybody.
+    """
 
     def __init__(
         self,
@@ -53,12 +60,19 @@ class Gateway:
         tenants: Tenants | None = None,
         metrics: GatewayMetrics | None = None,
         request_timeout_s: float = 600.0,
+        host: ModelHost | None = None,
+        drain_timeout_s: float = 30.0,
+        trusts_all: bool = False,
     ) -> None:
         self._models = dict(models)
+        self._trusts_all = trusts_all
         self._api_keys = api_keys or ApiKeys()
         self._tenants = tenants or Tenants()
         self._metrics = metrics or GatewayMetrics()
         self._request_timeout_s = request_timeout_s
+        self._changes = (
+            None if host is None else ModelChanges(self._models, host, drain_timeout_s=drain_timeout_s, on_gone=self._metrics.forget_model)
+        )
         self._toolbox = Toolbox(metrics=self._metrics)
         self._completions = Completions(self._toolbox)
         self._pooling = Pooling(self._toolbox)
@@ -71,6 +85,33 @@ class Gateway:
     def authenticate(self, authorization: str | None) -> str:
         """Return the tenant of an ``Authorization`` value, "" where no keys are asked. Raises invalid_api_key."""
         return self._api_keys.authenticate(authorization)
+
+    def require_admin(self, authorization: str | None) -> None:
+        """Raise ``ServingError`` for whoever may not load and unload models, and where nobody may."""
+        if self._changes is None:
+            raise ServingError("not_found", "this server's models are fixed at its start; start it with --model-directory to change them")
+        if self._api_keys.required:
+            self._api_keys.require_admin(authorization)
+        elif not self._trusts_all:
+            raise ServingError(
+                "permission_denied",
+                "this server asks for no keys and others than this machine reach it, so nobody may change its models; "
+                "start it with --api-key-file",
+            )
+
+    async def load_model(self, request: LoadModelRequest, call: CallContext) -> ModelCard:
+        """Load a model; it goes on loading though the caller leaves."""
+        with self._begin(call) as active:
+            self._check_running()
+            assert self._changes is not None, "require_admin lets nobody in without"
+            return await active.deadline.guard(self._changes.load(request.model, request.directory or request.model))
+
+    async def unload_model(self, request: UnloadModelRequest, call: CallContext) -> ModelCard:
+        """Take a model away when its calls have ended; it goes though the caller leaves."""
+        with self._begin(call) as active:
+            self._check_running()
+            assert self._changes is not None, "require_admin lets nobody in without"
+            return await active.deadline.guard(self._changes.unload(request.model))
 
     async def complete(self, request: CompletionRequest, call: CallContext) -> CompletionResult:
         """Continue prompts."""
@@ -150,7 +191,9 @@ class Gateway:
 
     def is_ready(self) -> bool:
         """Tell whether every model has a replica that answers, or that the next request wakes, and nothing is draining."""
-        return not self._is_draining and all(model.replicas.is_available for model in self._models.values())
+        return not self._is_draining and all(
+            model.replicas.is_available for model in self._models.values() if (model.parent or model).is_expected
+        )
 
     def render_metrics(self) -> bytes:
         """Return the metrics of this gateway and of every replica that is linked now."""
@@ -169,6 +212,11 @@ class Gateway:
     async def wait_idle(self) -> None:
         """Return when no call is left; give it a timeout."""
         await self._is_idle.wait()
+
+    async def stop_changes(self) -> None:
+        """Give up loads and unloads that have not ended."""
+        if self._changes is not None:
+            await self._changes.close()
 
     def close(self) -> None:
         """Let the text threads go; the links are their owner's to close."""
@@ -194,10 +242,8 @@ class Gateway:
         """Return the model with a permit for ``active``. Raises model_not_found, not_ready, queue_full, deadline_exceeded."""
         model = self._find(name)
         active.model = model.name
-        if self._is_draining:
-            raise ServingError(
-                "not_ready", "the server is shutting down and takes no new requests; try again", retry_after_s=DRAINING_RETRY_AFTER_S
-            )
+        self._check_running()
+        model.check_open()
         active.deadline.check()
         tenant = active.context.tenant
         self._tenants.check(tenant)
@@ -205,6 +251,12 @@ class Gateway:
         active.hold(model.admission.take(tenant, active.tenant_weight).release)
         active.hold(lambda: self._tenants.spend(tenant, active.usage.prompt_tokens + active.usage.completion_tokens))
         return model
+
+    def _check_running(self) -> None:
+        if self._is_draining:
+            raise ServingError(
+                "not_ready", "the server is shutting down and takes no new requests; try again", retry_after_s=DRAINING_RETRY_AFTER_S
+            )
 
     async def _stream(
         self, request: CompletionRequest | ChatRequest, call: CallContext, resume: Resume | None

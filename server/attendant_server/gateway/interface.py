@@ -15,8 +15,10 @@ from attendant_server.gateway.requests import (
     DetokenizeRequest,
     EmbedRequest,
     FewShotRequest,
+    LoadModelRequest,
     Resume,
     TokenizeRequest,
+    UnloadModelRequest,
 )
 from attendant_server.gateway.results import (
     ClassifyResult,
@@ -47,6 +49,18 @@ class GatewayTasks(Protocol):
 
     def authenticate(self, authorization: str | None) -> str:
         """Return the tenant of an ``Authorization`` value ("Bearer KEY"), "" where no keys are asked. Constant time."""
+        ...
+
+    def require_admin(self, authorization: str | None) -> None:
+        """Raise ``ServingError`` for whoever may not load and unload models, and where nobody may. Constant time."""
+        ...
+
+    async def load_model(self, request: LoadModelRequest, call: CallContext) -> ModelCard:
+        """Load a model; return when it is ready. Whoever asks was let in by ``require_admin``."""
+        ...
+
+    async def unload_model(self, request: UnloadModelRequest, call: CallContext) -> ModelCard:
+        """Take a model away; return when its calls have ended. Whoever asks was let in by ``require_admin``."""
         ...
 
     async def complete(self, request: CompletionRequest, call: CallContext) -> CompletionResult:

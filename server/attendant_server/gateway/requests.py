@@ -186,6 +186,17 @@ class TokenizeRequest(TaskRequest):
     add_generation_prompt: bool = True
 
 
+class LoadModelRequest(StrictModel):
+    """Load the checkpoint in ``directory``, which lies below the server's own for this and is None where it has the model's name."""
+
+    model: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
+    directory: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+
+
+class UnloadModelRequest(TaskRequest):
+    """Take a model away."""
+
+
 class DetokenizeRequest(TaskRequest):
     """Turn token ids back into text."""
 

@@ -202,7 +202,7 @@ class TokenizeResult:
 class ModelCard:
     """A served model or adapter as ``/v1/models`` and ``ListModels`` show it. ``status`` is "ready" or says why not.
 
-    ``parent`` is the model that an adapter is served on, None for a model.
+    ``parent`` is the model that an adapter is served on, None for a model. ``state``: loading, ready, not_ready, draining, failed.
     """
 
     id: str
@@ -224,3 +224,4 @@ class ModelCard:
     created_s: int = 0
     quantization: str = "none"
     kernels: str = "torch"
+    state: str = ""

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from attendant_engine.errors import CheckpointError
 from attendant_engine.tokenizers import Tokenizer
@@ -16,7 +17,10 @@ from attendant_server.link.base import ReplicaLink
 
 
 class ServedModel:
-    """One model under one name. Its replicas may come later; until one is ready, requests get not_ready."""
+    """One model under one name. Its replicas may come later; until one is ready, requests get not_ready.
+
+    ``change`` is what is done or was done to it while the server runs; ``is_expected``: without it the server is not ready.
+    """
 
     def __init__(self, name: str, *, tokenizer: Tokenizer, links: Iterable[ReplicaLink] = (), max_queue: int = 1024) -> None:
         self.name = name
@@ -24,18 +28,15 @@ class ServedModel:
         self.replicas = ReplicaSet(name, links)
         self.admission = Admission(name, max_queue=max_queue)
         self.parent: ServedModel | None = None
+        self.change: Literal["", "loading", "failed", "draining"] = ""
+        self.is_expected = True
         self._adapters: list[str] = []
         self._created_s = int(time.time())
 
     @classmethod
     def load(cls, name: str, path: str | Path, *, links: Iterable[ReplicaLink] = (), max_queue: int = 1024) -> "ServedModel":
         """Read the tokenizer of the checkpoint at ``path``. Raises ``CheckpointError``."""
-        try:
-            tokenizer = Tokenizer.load(Path(path))
-        except CheckpointError as error:
-            raise CheckpointError(f"Model '{name}': {error}") from None
-        tokenizer.warm_up()
-        return cls(name, tokenizer=tokenizer, links=links, max_queue=max_queue)
+        return cls(name, tokenizer=load_tokenizer(name, path), links=links, max_queue=max_queue)
 
     def adapted(self, name: str) -> "ServedModel":
         """Return the adapter ``name`` of this model, on the same replicas and under the same permits."""
@@ -48,6 +49,21 @@ class ServedModel:
     def adapter(self) -> str | None:
         """What engines are to compute with beside the model: this adapter, None for a model itself."""
         return None if self.parent is None else self.name
+
+    @property
+    def state(self) -> str:
+        """loading, ready, not_ready, draining or failed."""
+        model = self.parent or self
+        if model.change == "draining":
+            return "draining"
+        if self.replicas.is_available:
+            return "ready"
+        return model.change or ("loading" if self.info is None else "not_ready")
+
+    def check_open(self) -> None:
+        """Raise ``ServingError`` model_not_found for a model that is on its way out: another try would find it gone."""
+        if self.state == "draining":
+            raise ServingError("model_not_found", f"model '{self.name}' is being unloaded and takes no new requests", param="model")
 
     @property
     def info(self) -> ModelInfo | None:
@@ -78,15 +94,26 @@ class ServedModel:
             device_kind=info.device_kind if info else "",
             labels=info.labels if info else (),
             embedding_size=info.embedding_size if info else None,
-            is_ready=self.replicas.is_available,
-            status=self.replicas.status,
+            is_ready=self.state == "ready",
+            status="the model is being unloaded" if self.state == "draining" else self.replicas.status,
             num_replicas=num_ready,
             adapters=tuple(self._adapters),
             parent=None if self.parent is None else self.parent.name,
             created_s=self._created_s,
             quantization=info.quantization if info else "",
             kernels=info.kernels if info else "",
+            state=self.state,
         )
+
+
+def load_tokenizer(name: str, path: str | Path) -> Tokenizer:
+    """Read the tokenizer of the checkpoint at ``path``, served as ``name``. Raises ``CheckpointError``."""
+    try:
+        tokenizer = Tokenizer.load(Path(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"Model '{name}': {error}") from None
+    tokenizer.warm_up()
+    return tokenizer
 
 
 def _adapted(info: ModelInfo, name: str) -> ModelInfo | None:

@@ -14,6 +14,7 @@ from attendant.v1 import (
     completion_pb2,
     embedding_pb2,
     few_shot_pb2,
+    models_pb2,
     tokenization_pb2,
 )
 from attendant_server.errors import ServingError
@@ -24,9 +25,11 @@ from attendant_server.gateway.requests import (
     DetokenizeRequest,
     EmbedRequest,
     FewShotRequest,
+    LoadModelRequest,
     ReceivedOutput,
     Resume,
     TokenizeRequest,
+    UnloadModelRequest,
 )
 from attendant_server.gateway.validation import MAX_SEQUENCES
 
@@ -47,6 +50,16 @@ _OPTIONAL_SAMPLING = (
     "prompt_logprobs",
 )
 _POOLING = {embedding_pb2.POOLING_MEAN: "mean", embedding_pb2.POOLING_CLS: "cls", embedding_pb2.POOLING_LAST: "last"}
+
+
+def load_model(message: models_pb2.LoadModelRequest) -> LoadModelRequest:
+    """Read a request to load a model. Raises pydantic's ``ValidationError``."""
+    return LoadModelRequest.model_validate({"model": message.model, "directory": message.directory or None})
+
+
+def unload_model(message: models_pb2.UnloadModelRequest) -> UnloadModelRequest:
+    """Read a request to unload a model. Raises pydantic's ``ValidationError``."""
+    return UnloadModelRequest.model_validate({"model": message.model})
 
 
 def completion(message: completion_pb2.CompleteRequest) -> CompletionRequest:

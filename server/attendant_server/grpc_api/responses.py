@@ -149,6 +149,7 @@ def model(card: results.ModelCard) -> models_pb2.Model:
         num_replicas=card.num_replicas,
         adapters=card.adapters,
         parent=card.parent or "",
+        state=card.state,
     )
 
 

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 ResponseT = TypeVar("ResponseT", bound=Message)
 
 # What an RPC's message becomes, so that a field which its task does not have gets its "did you mean".
-_REQUEST_TYPES: Mapping[str, type[canonical.TaskRequest]] = MappingProxyType(
+_REQUEST_TYPES: Mapping[str, type[canonical.StrictModel]] = MappingProxyType(
     {
         "Complete": canonical.CompletionRequest,
         "StreamComplete": canonical.CompletionRequest,
@@ -46,6 +46,8 @@ _REQUEST_TYPES: Mapping[str, type[canonical.TaskRequest]] = MappingProxyType(
         "FewShot": canonical.FewShotRequest,
         "Tokenize": canonical.TokenizeRequest,
         "Detokenize": canonical.DetokenizeRequest,
+        "LoadModel": canonical.LoadModelRequest,
+        "UnloadModel": canonical.UnloadModelRequest,
     }
 )
 
@@ -165,6 +167,26 @@ class InferenceHandlers:
             return models_pb2.GetModelResponse(model=responses.model(self._gateway.get_model(request.model)))
 
         return await self._answer("GetModel", request, grpc_context, task, models_pb2.GetModelResponse())
+
+    async def LoadModel(self, request: models_pb2.LoadModelRequest, grpc_context: GrpcContext) -> models_pb2.LoadModelResponse:
+        """Load a model."""
+
+        async def task(call: GrpcCall) -> models_pb2.LoadModelResponse:
+            self._gateway.require_admin(call.authorization)
+            card = await self._gateway.load_model(requests.load_model(request), call.hand_over())
+            return models_pb2.LoadModelResponse(model=responses.model(card))
+
+        return await self._answer("LoadModel", request, grpc_context, task, models_pb2.LoadModelResponse())
+
+    async def UnloadModel(self, request: models_pb2.UnloadModelRequest, grpc_context: GrpcContext) -> models_pb2.UnloadModelResponse:
+        """Take a model away."""
+
+        async def task(call: GrpcCall) -> models_pb2.UnloadModelResponse:
+            self._gateway.require_admin(call.authorization)
+            card = await self._gateway.unload_model(requests.unload_model(request), call.hand_over())
+            return models_pb2.UnloadModelResponse(model=responses.model(card))
+
+        return await self._answer("UnloadModel", request, grpc_context, task, models_pb2.UnloadModelResponse())
 
     async def _answer(
         self,

@@ -12,23 +12,22 @@ import uvloop
 from attendant_engine.errors import EngineError
 from attendant_engine.machine import available_cores
 from attendant_server.auth import ApiKeyFileError, ApiKeys
-from attendant_server.config import ModelSettings, Settings
+from attendant_server.config import Settings
 from attendant_server.gateway.gateway import Gateway
-from attendant_server.gateway.served_model import ServedModel
 from attendant_server.gateway.tenants import Tenants
 from attendant_server.grpc_api.services import build_server
-from attendant_server.hosting.adapter_paths import with_adapters
 from attendant_server.hosting.banner import ready_text
 from attendant_server.hosting.compute_threads import operator_threads, size_compute_threads
 from attendant_server.hosting.cpus import server_cpus
-from attendant_server.hosting.engine_settings import make_local_link
 from attendant_server.hosting.garbage import spare_what_is_loaded
 from attendant_server.hosting.lifecycle import StopRequest
 from attendant_server.hosting.listeners import GrpcListener, HttpListener
-from attendant_server.hosting.ports import PortInUseError
+from attendant_server.hosting.local_models import LocalModels
+from attendant_server.hosting.model_directory import ModelDirectory
+from attendant_server.hosting.model_paths import ModelPathError
+from attendant_server.hosting.ports import PortInUseError, is_loopback
 from attendant_server.hosting.tls import TlsFileError, load_tls
 from attendant_server.http_api.app import create_app
-from attendant_server.link.local import LocalLink
 from attendant_server.logging import configure_logging
 
 _LAST_WORDS_S = 1.0
@@ -49,7 +48,7 @@ def run_local(settings: Settings) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings))
-    except (StartError, PortInUseError, ApiKeyFileError, TlsFileError, EngineError) as error:
+    except (StartError, PortInUseError, ApiKeyFileError, TlsFileError, ModelPathError, EngineError) as error:
         print(f"attendant: {error}", file=sys.stderr)  # noqa: T201 - the command's output
         return 1
     return 0
@@ -76,31 +75,30 @@ async def _start(server: "LocalServer") -> None:
 class LocalServer:
     """A whole server on the running event loop.
 
-    Making it binds both ports. Raises ``PortInUseError``, ``ApiKeyFileError``, ``TlsFileError``, and ``EngineError`` for a
-    tokenizer.
+    Making it binds both ports. Raises ``PortInUseError``, ``ApiKeyFileError``, ``TlsFileError``, ``ModelPathError`` for the
+    model directory, and ``EngineError`` for a tokenizer.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         api_keys = ApiKeys.load(settings.api_key_file)
         tls = load_tls(settings)
-        self._links: list[LocalLink] = []
+        directory = None if settings.model_directory is None else ModelDirectory(settings.model_directory)
         num_cores = available_cores()
         num_engines = max(1, len(settings.models) * settings.replicas)
-        self._num_torch_threads = size_compute_threads(num_cores - server_cpus(num_cores), num_engines, most=operator_threads())
-        models = with_adapters({model.name: self._load_model(model) for model in settings.models}, settings)
-        tenants = Tenants(settings.tenants, api_keys.tenants)
-        self.gateway = Gateway(models, api_keys=api_keys, tenants=tenants, request_timeout_s=settings.request_timeout_s)
+        num_torch_threads = size_compute_threads(num_cores - server_cpus(num_cores), num_engines, most=operator_threads())
+        self._models = LocalModels(settings, num_torch_threads=num_torch_threads, directory=directory)
+        self.gateway = Gateway(
+            self._models.make_first(),
+            api_keys=api_keys,
+            tenants=Tenants(settings.tenants, api_keys.tenants),
+            request_timeout_s=settings.request_timeout_s,
+            host=None if directory is None else self._models,
+            drain_timeout_s=settings.drain_timeout_s,
+            trusts_all=is_loopback(settings.host),
+        )
         self._http = HttpListener(create_app(self.gateway, settings), host=settings.host, port=settings.http_port, tls=tls)
         self._grpc = GrpcListener(build_server(self.gateway, settings), host=settings.host, port=settings.grpc_port, tls=tls)
-
-    def _load_model(self, model: ModelSettings) -> ServedModel:
-        links = [
-            make_local_link(model, self._settings, replica_id=f"local-{len(self._links) + n}", num_torch_threads=self._num_torch_threads)
-            for n in range(self._settings.replicas)
-        ]
-        self._links += links
-        return ServedModel.load(model.name, model.path, links=links, max_queue=self._settings.max_queue)
 
     @property
     def http_port(self) -> int:
@@ -114,11 +112,10 @@ class LocalServer:
 
     async def start(self) -> None:
         """Answer on both ports at once; return when every model has loaded. Raises ``StartError`` when one cannot."""
-        for link in self._links:
-            link.start()
+        self._models.start()
         self._http.start()
         await self._grpc.start()
-        await asyncio.gather(*(link.wait_loaded() for link in self._links))
+        await self._models.wait_all_loaded()
         for card in self.gateway.list_models():
             if not card.is_ready:
                 raise StartError(f"Model '{card.id}': {card.status}")
@@ -144,7 +141,8 @@ class LocalServer:
     async def stop(self) -> None:
         """End the engines, whatever runs, and close the ports when the callers have heard of it."""
         self.gateway.start_draining()
-        await asyncio.gather(*(link.close() for link in self._links))
+        await self.gateway.stop_changes()
+        await self._models.close_all()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.gateway.wait_idle(), _LAST_WORDS_S)
         await asyncio.gather(self._http.stop(), self._grpc.stop())

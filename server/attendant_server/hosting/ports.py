@@ -4,6 +4,7 @@ Between looking and listening another process may take a port: whoever listens m
 range is handed to others (Ray Serve's replicas), those try the next port of the range by themselves.
 """
 
+import ipaddress
 import random
 import socket
 from collections.abc import Iterable
@@ -19,6 +20,14 @@ class PortInUseError(Exception):
 def reachable(host: str) -> str:
     """Return an address that a client on this machine can use for a server that listens on ``host``."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+
+
+def is_loopback(host: str) -> bool:
+    """True when only this machine can reach what listens on ``host``."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_free(host: str, port: int) -> bool:

@@ -20,6 +20,8 @@ from attendant_server.hosting import ports, ray_environment
 from attendant_server.hosting.banner import ready_text
 from attendant_server.hosting.lifecycle import StopRequest
 from attendant_server.hosting.log_pipe import LogPipe
+from attendant_server.hosting.model_directory import NOT_ON_RAY
+from attendant_server.hosting.model_paths import ModelPathError
 from attendant_server.hosting.orphans import adopt_orphans, end_children
 from attendant_server.hosting.tls import TlsFileError, load_tls
 from attendant_server.hosting.tls_front import TlsFrontError, tls_front, write_config
@@ -45,7 +47,7 @@ def run_on_ray(settings: Settings) -> int:
         # Unix sockets lie in it, and their paths may have 107 characters at most: hence not where TMPDIR says.
         with tempfile.TemporaryDirectory(prefix="attendant-", dir="/tmp", ignore_cleanup_errors=True) as run_dir:
             return _run(settings, Path(run_dir))
-    except (ports.PortInUseError, ApiKeyFileError, TlsFileError, TlsFrontError) as error:
+    except (ports.PortInUseError, ApiKeyFileError, TlsFileError, TlsFrontError, ModelPathError) as error:
         return _fail(str(error))
     except (KeyboardInterrupt, SystemExit):
         return 0
@@ -125,8 +127,10 @@ async def _start(cluster: "Cluster", settings: Settings) -> None:
 
 
 def _for_this_machine(settings: Settings) -> Settings:
-    """Return the settings with real ports for 0 and whole paths. Raises ``PortInUseError``, ``ApiKeyFileError``, ``TlsFileError``."""
+    """Return the settings with real ports and whole paths. Raises ``PortInUseError``, ``ModelPathError``, and for a file its error."""
     load_tls(settings)
+    if settings.model_directory is not None:
+        raise ModelPathError(NOT_ON_RAY)
     if settings.host not in _HOSTS:
         raise ports.PortInUseError(
             f"On Ray, --host must be {_HOSTS[0]} (this machine alone) or {_HOSTS[1]} (every address); {settings.host} is neither. "

@@ -23,6 +23,7 @@ from attendant_server.hosting.autoscaling import autoscaling_config
 from attendant_server.hosting.cpus import server_cpus
 from attendant_server.hosting.engine_replica import EngineReplica
 from attendant_server.hosting.gateway_replica import GatewayReplica
+from attendant_server.hosting.model_directory import NOT_ON_RAY
 from attendant_server.hosting.model_paths import resolve_model, resolve_models
 
 GATEWAY = "gateway"
@@ -42,10 +43,12 @@ _STOP_MARGIN_S = 10.0
 def build_app(args: dict[str, Any]) -> Application:
     """Return the application for ``args``; no models means the bundled ones, as on the command line.
 
-    Raises pydantic's ``ValidationError`` for settings that are none, ``ValueError`` for TLS, which is not Serve's to end, and
-    ``ModelPathError`` for a model that is not found.
+    Raises pydantic's ``ValidationError`` for settings that are none, ``ValueError`` for TLS, which is not Serve's to end, and for
+    a model directory, and ``ModelPathError`` for a model that is not found.
     """
     settings = Settings.model_validate(args)
+    if settings.model_directory is not None:
+        raise ValueError(NOT_ON_RAY)
     if settings.tls_cert or settings.tls_key or settings.tls_client_ca:
         raise ValueError("Ray Serve's own ports speak no TLS; end it at the cluster's gateway or ingress and leave tls_* out here.")
     named = [model.model_copy(update={"path": str(resolve_model(model.path).path)}) for model in settings.models]

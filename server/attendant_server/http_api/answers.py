@@ -178,6 +178,7 @@ def model(card: ModelCard) -> dict[str, Any]:
         "quantization": card.quantization,
         "kernels": card.kernels,
         "is_ready": card.is_ready,
+        "state": card.state,
         "status": card.status,
         "num_replicas": card.num_replicas,
     }

@@ -20,6 +20,7 @@ from attendant_server.http_api.body_limit import BodyLimit
 from attendant_server.http_api.call import request_id_of
 from attendant_server.http_api.generation_routes import generation_routes
 from attendant_server.http_api.middleware import HeadAsGet, KeyCheck, RequestGuard
+from attendant_server.http_api.model_routes import model_routes
 from attendant_server.http_api.openapi import build_document
 from attendant_server.http_api.pages import page_routes
 from attendant_server.http_api.refusals import RefusalCounter
@@ -38,6 +39,7 @@ def create_app(gateway: GatewayTasks | Callable[[], GatewayTasks], settings: Set
         generation_routes(get_gateway),
         task_routes(get_gateway),
         tokenizer_routes(get_gateway),
+        model_routes(get_gateway),
         service_routes(get_gateway),
         page_routes(),
     )

@@ -18,10 +18,12 @@ from attendant_server.gateway.requests import (
     CompletionRequest,
     EmbedRequest,
     FewShotRequest,
+    LoadModelRequest,
     SamplingFields,
     StrictModel,
     TaskRequest,
     Text,
+    UnloadModelRequest,
 )
 
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
@@ -198,6 +200,18 @@ class FewShotBody(FewShotRequest, OpenAIFields):
             ]
         }
     )
+
+
+class LoadModelBody(LoadModelRequest):
+    """Body of ``POST /v1/models/load``."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "my-model", "directory": "my-model-2026-11"}]})
+
+
+class UnloadModelBody(UnloadModelRequest):
+    """Body of ``POST /v1/models/unload``."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "my-model"}]})
 
 
 class TokenizeBody(StrictModel):

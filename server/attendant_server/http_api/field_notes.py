@@ -10,6 +10,8 @@ from typing import Any
 FIELD_NOTES: Mapping[str, str] = MappingProxyType(
     {
         "model": "Name of a served model or adapter.",
+        "LoadModelBody.model": "The name that requests are to use.",
+        "directory": "Its directory below the server's `--model-directory`. Default: that of the model's own name.",
         "prompt": "What to continue: a text, token ids, or a list of either, each answered on its own.",
         "messages": "The conversation so far; the model's own chat template writes the prompt.",
         "input": "A text, token ids, or a list of either.",

@@ -25,6 +25,8 @@ BODY_TYPES: tuple[type[BaseModel], ...] = (
     bodies.EmbedBody,
     bodies.ClassifyBody,
     bodies.FewShotBody,
+    bodies.LoadModelBody,
+    bodies.UnloadModelBody,
     bodies.TokenizeBody,
     bodies.DetokenizeBody,
 )

@@ -270,7 +270,8 @@ class ModelAnswer(BaseModel):
     quantization: str = Field(description="Format that the weights were packed into at load: none, int8 or int4.")
     kernels: str = Field(description="What computes: torch, triton, or the instruction set of the engine's own CPU kernels.")
     is_ready: bool
-    status: str
+    state: str = Field(description="loading, ready, not_ready, draining (it is being unloaded) or failed (it could not be loaded).")
+    status: str = Field(description="ready, or why not.")
     num_replicas: int
 
 

@@ -174,7 +174,8 @@ class LocalLink:
             self._watch.cancel()
         self._pacer.flush()
         self._sinks.fail_all(NOT_READY_TEXTS["stopped"])
-        await asyncio.to_thread(self._worker.stop, 10.0)
+        if await asyncio.to_thread(self._worker.stop, 10.0):
+            self._worker.engine = None  # its memory goes now, and not when a collector comes by
 
     def _num_uncached_tokens(self, request: EngineRequest) -> int:
         if not isinstance(request, GenerationRequest):

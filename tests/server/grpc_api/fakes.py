@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from attendant_server.errors import ServingError
@@ -63,6 +64,18 @@ class FakeGateway:
         if authorization != f"Bearer {self.key}":
             raise ServingError("invalid_api_key", "the API key is not valid")
         return "tenant-a"
+
+    def require_admin(self, authorization: str | None) -> None:
+        if self.key is not None and authorization != f"Bearer {self.key}":
+            raise ServingError("permission_denied", "this key may not do that")
+
+    async def load_model(self, request: requests.LoadModelRequest, call: CallContext) -> results.ModelCard:
+        await self._enter(request, call)
+        return replace(self.cards[0], id=request.model)
+
+    async def unload_model(self, request: requests.UnloadModelRequest, call: CallContext) -> results.ModelCard:
+        await self._enter(request, call)
+        return replace(self.cards[0], id=request.model)
 
     async def complete(self, request: requests.CompletionRequest, call: CallContext) -> results.CompletionResult:
         await self._enter(request, call)

@@ -83,6 +83,11 @@ def test_the_builder_refuses_unknown_settings_and_models() -> None:
         serve.build_app({"models": [{"name": "a", "path": "stories260"}]})
 
 
+def test_the_builder_refuses_a_model_directory_for_nothing_would_come_of_it() -> None:
+    with pytest.raises(ValueError, match="models are not loaded while the server runs"):
+        serve.build_app({"models": [], "model_directory": "models"})
+
+
 def test_serves_own_schema_takes_our_grpc_services_and_builder() -> None:
     schema = ServeDeploySchema.model_validate(
         {

@@ -23,6 +23,7 @@ ROWS: list[tuple[ErrorCode, int]] = [
     ("unsupported_parameter", 400),
     ("context_length_exceeded", 400),
     ("invalid_api_key", 401),
+    ("permission_denied", 403),
     ("model_not_found", 404),
     ("not_found", 404),
     ("method_not_allowed", 405),
