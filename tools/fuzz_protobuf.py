@@ -70,6 +70,8 @@ def seeds() -> dict[str, bytes]:
         "Detokenize": tokenization_pb2.DetokenizeRequest(model="tiny", token_ids=[1, 2]),
         "ListModels": models_pb2.ListModelsRequest(),
         "GetModel": models_pb2.GetModelRequest(model="tiny"),
+        "LoadModel": models_pb2.LoadModelRequest(model="tiny", directory="org/tiny-v2"),
+        "UnloadModel": models_pb2.UnloadModelRequest(model="tiny"),
     }
     return {name: message.SerializeToString() for name, message in messages.items()}
 
