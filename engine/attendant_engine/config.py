@@ -97,6 +97,7 @@ class EngineConfig:
     ``adapters`` are loaded beside the model, for requests that name one.
     ``speculation`` proposes tokens by an n-gram lookup in what the sequence already holds; the output is the same bits.
     ``faults`` are made on purpose, for tests (see ``faults``).
+    ``tensor_parallel`` processes share the weights of the model's trunk and the heads of its cache (see ``parallel``).
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -116,3 +117,4 @@ class EngineConfig:
     adapters: tuple[AdapterSource, ...] = ()
     faults: str = ""
     max_queue_tokens: int | None = None
+    tensor_parallel: int = 1

@@ -62,12 +62,13 @@ def _describe_adapter(adapter: LoadedAdapter) -> AdapterInfo:
 def _kernels(plan: Plan) -> str:
     """Return what computes, for the bits of an answer depend on it: the native kernels' instruction set, else the backend.
 
-    A cache of another type than the activations is named too.
+    A cache of another type than the activations is named too, and how many ranks' parts make a sum.
     """
     backend, cache_dtype = plan.config.attention_backend, plan.cache_dtype
     library = load_library() if backend == "native" else None
     name = backend if library is None else library.instruction_set.name.lower()
-    return name if cache_dtype is plan.dtype else f"{name}, {str(cache_dtype).removeprefix('torch.')} cache"
+    name += "" if cache_dtype is plan.dtype else f", {str(cache_dtype).removeprefix('torch.')} cache"
+    return name if plan.config.tensor_parallel == 1 else f"{name}, {plan.config.tensor_parallel} ranks"
 
 
 def _tasks(model: LoadedModel, path: Path) -> tuple[Task, ...]:

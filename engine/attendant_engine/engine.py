@@ -22,8 +22,10 @@ from attendant_engine.errors import DeadlineError, InvalidRequestError
 from attendant_engine.faults import FaultyTrunk, fault_load, parse_faults
 from attendant_engine.line import Line
 from attendant_engine.models.base import LoadedModel
-from attendant_engine.models.native import NativeTrunk
+from attendant_engine.models.sharding import shard_config
 from attendant_engine.outputs import aborted_outputs, failed_outputs, final_output, finish_reason, pooled_output, token_output
+from attendant_engine.parallel.loading import load_planned_model
+from attendant_engine.parallel.trunk import is_native
 from attendant_engine.plan import cache_dtype, plan_model
 from attendant_engine.runner import Runner
 from attendant_engine.scheduler import Scheduler
@@ -50,7 +52,6 @@ from attendant_engine.types import (
 from attendant_engine.usage import UsageLedger
 from attendant_engine.validation import RequestValidator
 from attendant_engine.warm_up import warm_up
-from attendant_engine.weights.loader import load_model
 
 
 def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
@@ -63,18 +64,8 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
     fault_load(faults)
     plan = plan_model(path, config)
     planned_s = time.perf_counter()
-    device = torch.device(plan.config.device)
-    model = load_model(
-        path,
-        dtype=plan.dtype,
-        device=device,
-        attention_backend=plan.config.attention_backend,
-        quantization=plan.config.quantization,
-        adapters=plan.config.adapters,
-    )
-    if isinstance(model.trunk, NativeTrunk):
-        model.trunk.reserve(plan.max_batch_tokens)  # what was planned, and no more as steps grow
-    has_same_bits = isinstance(model.trunk, NativeTrunk)
+    model = load_planned_model(path, plan)
+    has_same_bits = is_native(model.trunk)
     faulty = FaultyTrunk(model.trunk, faults) if faults else None
     if faulty is not None:
         model = replace(model, trunk=faulty)
@@ -83,9 +74,13 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
     if num_torch_threads is not None:
         torch.set_num_threads(num_torch_threads)  # of this thread, which is the one that steps
     engine = Engine(model, describe_model(model, plan, path=path, name=name), plan.config, num_blocks=plan.num_blocks)
-    full_step_s = warm_up(engine, max_batch_tokens=plan.max_batch_tokens)
-    warm_s = time.perf_counter()
-    engine.self_check = check_engine(engine, path, classes=plan.number_classes, has_same_bits=has_same_bits)
+    try:
+        full_step_s = warm_up(engine, max_batch_tokens=plan.max_batch_tokens)
+        warm_s = time.perf_counter()
+        engine.self_check = check_engine(engine, path, classes=plan.number_classes, has_same_bits=has_same_bits)
+    except BaseException:
+        engine.close()
+        raise
     engine.forget_work()
     if faulty is not None:
         faulty.is_armed = True
@@ -126,13 +121,15 @@ class Engine:
                 num_blocks=num_blocks, block_size=config.block_size, enable_prefix_caching=config.enable_prefix_caching
             )
             cache = CacheTensors(
-                model.config,
+                shard_config(model.config, config.tensor_parallel),
                 num_blocks=num_blocks,
                 block_size=config.block_size,
                 dtype=cache_dtype(config, model.dtype),
                 device=model.device,
                 attention_backend=config.attention_backend,
+                peers=model.peers,
             )
+        self.peers = model.peers
         self._cache_bytes = 0 if cache is None else cache.num_bytes
         self._speculator = Speculator() if config.speculation == "ngram" else None
         self._usage = UsageLedger()
@@ -228,6 +225,16 @@ class Engine:
         """Forget every prompt that no running sequence holds."""
         if self._blocks is not None:
             self._blocks.pool.clear_cached()
+
+    def check(self) -> None:
+        """See that the engine could take a step, for a caller who has none to ask for. Raises ``ReplicaFaultError``."""
+        if self.peers is not None:
+            self.peers.check()
+
+    def close(self) -> None:
+        """End the processes that share the model, if any; the engine is of no use afterwards."""
+        if self.peers is not None:
+            self.peers.close()
 
     def check_integrity(self) -> None:
         """Assert that requests, queues and blocks agree: free + cached + held = all."""

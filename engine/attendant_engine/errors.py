@@ -61,6 +61,12 @@ class CheckpointError(EngineError):
     code = "not_ready"
 
 
+class ReplicaFaultError(EngineError):
+    """The engine itself cannot go on, whatever the request: it fails, and its replica is replaced."""
+
+    code = "not_ready"
+
+
 class RequestFaultError(EngineError):
     """A step failed because of this one request (non-finite logits, out of memory); bystanders go on."""
 

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from attendant_engine.errors import ReplicaFaultError
 from attendant_engine.types import OutputError
 
 _logger = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ def run_isolated(
 ) -> list[ResultT]:
     """Return ``run(items)``, or where that raises or reports errors, each request's own result computed without the culprits.
 
-    ``run`` returns one result an item, in order; ``fail`` makes the result of an item that raises even alone.
+    ``run`` returns one result an item, in order; ``fail`` makes the result of an item that raises even alone. Raises
+    ``ReplicaFaultError`` when ``run`` does.
     """
     groups: dict[str, list[ItemT]] = {}
     for item in items:
@@ -57,6 +59,8 @@ def _run_groups(
     items = [item for group in groups for item in group]
     try:
         results = run(items)
+    except ReplicaFaultError:
+        raise  # no request's doing: computing it again can help nobody
     except Exception as error:
         _logger.exception("A step with %d requests failed.", len(groups))
         if len(groups) == 1:

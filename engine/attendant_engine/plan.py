@@ -19,6 +19,7 @@ from attendant_engine.layers.packing import can_pack
 from attendant_engine.machine import available_memory_bytes
 from attendant_engine.models.native import NativeSize, compile_obstacle, measure_model
 from attendant_engine.models.registry import build_model
+from attendant_engine.models.sharding import check_ranks, shard_config
 from attendant_engine.weights.checkpoint import read_model_config, read_tensor_headers
 
 TYPICAL_TOKENS = 2048
@@ -41,6 +42,7 @@ NUM_SCORED_ROWS = 128
 class Plan:
     """What a model will take on this machine. Sizes in bytes, lengths in tokens.
 
+    Shared out among ranks, ``model`` and all sizes are those of the first, which has the heads beside its share.
     ``config`` has nothing left to resolve. ``available_bytes`` is what weights and steps leave of the device's free memory.
     ``num_blocks`` is 0 for a model that keeps no keys and values.
     ``packed_head_bytes`` is the tied head's own copy of the token embeddings, laid out for products; compiled for the native
@@ -121,14 +123,18 @@ class Plan:
 
 def plan_model(path: Path, config: EngineConfig) -> Plan:
     """Plan the checkpoint in ``path``. Raises ``CheckpointError`` for the checkpoint, ``InvalidRequestError`` for the configuration."""
-    model = read_model_config(path)
-    resolved = resolve(model, config)
+    whole = read_model_config(path)
+    resolved = resolve(whole, config)
     headers = read_tensor_headers(path)
-    free_bytes = available_memory_bytes(torch.device(resolved.device))
+    num_ranks = resolved.tensor_parallel
+    model = shard_config(whole, num_ranks)
+    # On a host all ranks take of the same memory; a GPU is one rank's.
+    free_bytes = available_memory_bytes(torch.device(resolved.device)) // (num_ranks if resolved.device == "cpu" else 1)
     size = _native_size(model, resolved)
     if size is not None:
         return plan_memory(model, resolved, weight_bytes=size.weight_bytes, row_bytes=size.row_bytes, free_bytes=free_bytes)
-    weight_bytes = sum(math.prod(shape) for _, shape in headers.values()) * torch_dtype(resolved).itemsize
+    num_parameters = sum(math.prod(shape) for _, shape in headers.values()) if num_ranks == 1 else _num_parameters(model, resolved)
+    weight_bytes = num_parameters * torch_dtype(resolved).itemsize
     return plan_memory(
         model, resolved, weight_bytes=weight_bytes, packed_head_bytes=_packed_head_bytes(model, resolved), free_bytes=free_bytes
     )
@@ -158,6 +164,8 @@ def resolve(model: ModelConfig, config: EngineConfig) -> EngineConfig:
     max_batch_tokens = _positive("max_batch_tokens", config.max_batch_tokens) or _MAX_BATCH_TOKENS[device]
     _positive("block_size", config.block_size)
     _positive("max_queue", config.max_queue)
+    _positive("tensor_parallel", config.tensor_parallel)
+    check_ranks(model, config, num_devices=torch.cuda.device_count() if device == "cuda" else None)
     with_dtype = replace(config, device=device, dtype=_own_dtype(model, config, device) if config.dtype == "auto" else config.dtype)
     attention_backend = _resolve_backend(model, with_dtype)
     _check_cache_dtype(with_dtype, attention_backend)
@@ -216,6 +224,12 @@ def _native_size(model: ModelConfig, config: EngineConfig) -> NativeSize | None:
     return measure_model(built, dtype=torch_dtype(config), quantization=config.quantization)
 
 
+def _num_parameters(model: ModelConfig, config: EngineConfig) -> int:
+    with torch.device("meta"):
+        built = build_model(model, load_backend(config.attention_backend, torch.device(config.device)))
+    return sum(parameter.numel() for part in built.modules_with_weights for parameter in part.parameters())
+
+
 def plan_memory(
     model: ModelConfig, config: EngineConfig, *, weight_bytes: int, free_bytes: int, packed_head_bytes: int = 0, row_bytes: int = 0
 ) -> Plan:
@@ -259,6 +273,7 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
             f"{model.family} {model.kind}, {model.head.replace('_', ' ')} head, {model.num_layers} layers, hidden {model.hidden_size}",
         ),
         ("runs on", f"{config.device}, {config.dtype}, attention {config.attention_backend}"),
+        *_rank_lines(config),
         ("weights", _bytes(plan.weight_bytes) + ("" if config.quantization == "none" else f", {config.quantization} with its scales")),
         *_packed_head_lines(plan),
         *_step_lines(plan),
@@ -284,6 +299,13 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.num_cache_tokens:,} tokens = {plan.num_cache_tokens / plan.max_model_len:,.1f} sequences of {plan.max_model_len:,}",
         ),
     ]
+
+
+def _rank_lines(config: EngineConfig) -> list[tuple[str, str]]:
+    num_ranks = config.tensor_parallel
+    return (
+        [] if num_ranks == 1 else [("ranks", f"{num_ranks} processes; what follows is of the first, which also has what is not shared out")]
+    )
 
 
 def _step_lines(plan: Plan) -> list[tuple[str, str]]:

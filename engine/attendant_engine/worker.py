@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from attendant_engine.door import Backlog
 from attendant_engine.engine import Engine
-from attendant_engine.errors import CheckpointError, EngineError, NotReadyError, QueueFullError, RequestFaultError
+from attendant_engine.errors import CheckpointError, EngineError, NotReadyError, QueueFullError, ReplicaFaultError, RequestFaultError
 from attendant_engine.stats import StepOutput, StepStats
 from attendant_engine.types import EngineOutput, EngineRequest, GenerationRequest, OutputError, PooledOutput, SequenceOutput
 from attendant_engine.validation import MAX_SEQUENCES
@@ -132,21 +132,35 @@ class EngineWorker:
         self._tick()  # or a load that took long would look like a thread that stands still
         self._enter("ready")
         try:
-            while self._wait_for_work():
+            while self._wait_for_work(self.engine):
                 self._advance(self.engine)
+        except ReplicaFaultError as error:
+            _logger.error("The engine failed. %s", error)
+            self.load_error = error
+            self._close("failed", self.engine.fail_all(OutputError(code=error.code, message=_NOT_READY["failed"])))
         except Exception:
             _logger.exception("The engine failed.")
             self._close("failed", self.engine.fail_all(_CRASHED))
         else:
             self._close("stopped", self.engine.abort_all())
+        finally:
+            self.engine.close()
 
-    def _wait_for_work(self) -> bool:
-        """Sleep until there is something to do, showing a sign of life now and then; return False when it is time to stop."""
-        with self._condition:
-            while not (self._is_stopping or self._is_busy or self._inbox or self._aborts):
-                self._condition.wait(IDLE_TICK_S)
-                self._tick()
-            return not self._is_stopping
+    def _wait_for_work(self, engine: Engine) -> bool:
+        """Sleep until there is something to do, looking after the engine and showing that now and then; return False to stop."""
+        while True:
+            with self._condition:
+                if not self._is_asked:
+                    self._condition.wait(IDLE_TICK_S)
+                if self._is_asked:
+                    return not self._is_stopping
+            engine.check()
+            self._tick()
+
+    @property
+    def _is_asked(self) -> bool:
+        """Whether there is something to do; under the lock."""
+        return bool(self._is_stopping or self._is_busy or self._inbox or self._aborts)
 
     def _advance(self, engine: Engine) -> None:
         """Let in and abort what was asked for, and step."""

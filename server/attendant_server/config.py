@@ -75,6 +75,7 @@ class Settings(BaseModel):
     max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     kv_cache_memory: SizeBytes | None = None
     replicas: Annotated[int, Field(ge=1, le=1024)] = 1
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
     min_replicas: Annotated[int, Field(ge=0, le=1024)] | None = None
     max_replicas: Annotated[int, Field(ge=1, le=1024)] | None = Field(default=None, validate_default=True)
     downscale_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0

@@ -1,4 +1,7 @@
-"""Matrix products with weights: ``[*, in] -> [*, out]``, weights always held ``[out, in]``."""
+"""Matrix products with weights: ``[*, in] -> [*, out]``, weights always held ``[out, in]``; of a rank, its share of them."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -6,10 +9,35 @@ from torch.nn.functional import linear
 
 from attendant_engine.kernels.cpu.calls import WeightFormat
 from attendant_engine.layers.packing import Product, pack
+from attendant_engine.rank_group import Ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Which part of a stored weight ``[out, in]`` a rank holds: an equal piece of its outputs, or of its inputs.
+
+    Outputs may be ``num_sections`` of equal size side by side (queries, keys, values), of each of which a rank has a piece.
+    """
+
+    of: Literal["outputs", "inputs"]
+    rank: int
+    num_ranks: int
+    num_sections: int = 1
+
+    def ranges(self, size: int) -> tuple[tuple[int, int], ...]:
+        """Return first and last (not included) of each piece in ``size`` stored outputs or inputs."""
+        section = size // self.num_sections
+        piece = section // self.num_ranks
+        firsts = [index * section + self.rank * piece for index in range(self.num_sections)]
+        return tuple((first, first + piece) for first in firsts)
 
 
 class Linear(nn.Module):
-    """y = x W^T + b, with uninitialised ``weight`` ``[out, in]`` and ``bias`` ``[out]`` for a loader to fill."""
+    """y = x W^T + b, with uninitialised ``weight`` ``[out, in]`` and ``bias`` ``[out]`` for a loader to fill.
+
+    ``share`` says which part of the checkpoint's weight that is, None: all. With ``ranks`` y is the sum over them, each of which
+    has some of the inputs.
+    """
 
     is_transposed_in_checkpoint = False
 
@@ -17,6 +45,8 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+        self.share: Share | None = None
+        self.ranks: Ranks | None = None
         self._product: Product | None = None
 
     def pack(self, weight_format: WeightFormat | None = None) -> None:
@@ -31,7 +61,8 @@ class Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``[*, out]``."""
-        return linear(x, self.weight, self.bias) if self._product is None else self._product(x)
+        y = linear(x, self.weight, self.bias) if self._product is None else self._product(x)
+        return y if self.ranks is None else self.ranks.sum(y)
 
 
 class Conv1D(Linear):

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 
 from attendant_engine.attention.base import AttentionMetadata, LayerCache
+from attendant_engine.cache.tensors import CachePeers
 from attendant_engine.config import ModelConfig
 from attendant_engine.stats import LoadStats
 from attendant_engine.types import PoolingMode
@@ -75,6 +76,18 @@ class ClassificationHead(Protocol):
         ...
 
 
+class ModelPeers(CachePeers, Protocol):
+    """The processes that hold the other shares of a model."""
+
+    def check(self) -> None:
+        """Raise ``ReplicaFaultError`` when one is gone. For an engine that has nothing to do; waits for one that hangs."""
+        ...
+
+    def close(self) -> None:
+        """End them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedAdapter:
     """An adapter in memory, its part of the trunk aside: its heads, which are the model's where it has none of its own.
@@ -96,7 +109,8 @@ class LoadedAdapter:
 class LoadedModel:
     """A checkpoint in memory: the trunk and exactly the heads it has. ``digest`` is sha256 over the weight files.
 
-    ``adapters`` are in the order of ``ModelInputs.adapter_bounds``.
+    ``adapters`` are in the order of ``ModelInputs.adapter_bounds``. With ``peers`` this process has the first share of the
+    trunk, and all heads; ``config`` is the whole model's.
     """
 
     config: ModelConfig
@@ -110,3 +124,4 @@ class LoadedModel:
     classification_head: ClassificationHead | None = None
     adapters: tuple[LoadedAdapter, ...] = ()
     load_stats: LoadStats = field(default_factory=LoadStats)
+    peers: ModelPeers | None = None

@@ -48,12 +48,11 @@ class BertEmbeddings(nn.Module):
 class BertSelfAttention(nn.Module):
     """Query, key and value products, and attention."""
 
-    def __init__(self, hidden_size: int, num_heads: int, backend: AttentionBackend) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, head_dim: int, backend: AttentionBackend) -> None:
         super().__init__()
-        self.query = Linear(hidden_size, hidden_size, bias=True)
-        self.key = Linear(hidden_size, hidden_size, bias=True)
-        self.value = Linear(hidden_size, hidden_size, bias=True)
-        head_dim = hidden_size // num_heads
+        self.query = Linear(hidden_size, num_heads * head_dim, bias=True)
+        self.key = Linear(hidden_size, num_heads * head_dim, bias=True)
+        self.value = Linear(hidden_size, num_heads * head_dim, bias=True)
         self.attend = Attention(backend, num_heads=num_heads, num_kv_heads=num_heads, head_dim=head_dim, scale=head_dim**-0.5)
 
     def forward(self, x: torch.Tensor, cache: LayerCache | None, metadata: AttentionMetadata) -> torch.Tensor:
@@ -91,8 +90,8 @@ class BertAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, backend: AttentionBackend) -> None:
         super().__init__()
-        self.self = BertSelfAttention(config.hidden_size, config.num_heads, backend)
-        self.output = BertResidual(config.hidden_size, config.hidden_size, config.norm_eps)
+        self.self = BertSelfAttention(config.hidden_size, config.num_heads, config.head_dim, backend)
+        self.output = BertResidual(config.num_heads * config.head_dim, config.hidden_size, config.norm_eps)
 
     def forward(self, x: torch.Tensor, cache: LayerCache | None, metadata: AttentionMetadata) -> torch.Tensor:
         """``[T, E]`` to ``[T, E]``."""

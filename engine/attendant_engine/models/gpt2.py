@@ -23,11 +23,11 @@ from attendant_engine.models.base import ModelInputs
 class GPT2Attention(nn.Module):
     """Causal self-attention; ``scale`` differs by layer in some checkpoints."""
 
-    def __init__(self, hidden_size: int, num_heads: int, scale: float, backend: AttentionBackend) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, head_dim: int, scale: float, backend: AttentionBackend) -> None:
         super().__init__()
-        self.c_attn = Conv1D(hidden_size, 3 * hidden_size)
-        self.c_proj = Conv1D(hidden_size, hidden_size)
-        self.attend = Attention(backend, num_heads=num_heads, num_kv_heads=num_heads, head_dim=hidden_size // num_heads, scale=scale)
+        self.c_attn = Conv1D(hidden_size, 3 * num_heads * head_dim)
+        self.c_proj = Conv1D(num_heads * head_dim, hidden_size)
+        self.attend = Attention(backend, num_heads=num_heads, num_kv_heads=num_heads, head_dim=head_dim, scale=scale)
 
     def forward(self, x: torch.Tensor, cache: LayerCache | None, metadata: AttentionMetadata) -> torch.Tensor:
         """``[T, E]`` to ``[T, E]``."""
@@ -71,7 +71,7 @@ class GPT2Block(nn.Module):
         if config.scale_attn_by_inverse_layer_idx:
             scale /= layer_idx + 1
         self.ln_1 = LayerNorm(config.hidden_size, eps=config.norm_eps)
-        self.attn = GPT2Attention(config.hidden_size, config.num_heads, scale, backend)
+        self.attn = GPT2Attention(config.hidden_size, config.num_heads, config.head_dim, scale, backend)
         self.ln_2 = LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = GPT2MLP(config.hidden_size, config.intermediate_size, ACTIVATIONS[config.activation])
 

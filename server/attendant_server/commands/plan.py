@@ -28,6 +28,9 @@ def plan(
     max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", help="Most sequences in one step.")] = None,
     max_batch_tokens: Annotated[int | None, typer.Option("--max-batch-tokens", help="Most tokens in one step.")] = None,
     kv_cache_memory: Annotated[str | None, typer.Option("--kv-cache-memory", help="Size of the cache, for example 2GiB.")] = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option("--tensor-parallel", help="Processes that share the weights; what is printed is the first one's.")
+    ] = None,
 ) -> None:
     """Print what a model will take on this machine, factor by factor."""
     from attendant_engine.errors import EngineError, InvalidRequestError
@@ -46,6 +49,7 @@ def plan(
         "max_num_seqs": max_num_seqs,
         "max_batch_tokens": max_batch_tokens,
         "kv_cache_memory": kv_cache_memory,
+        "tensor_parallel": tensor_parallel,
     }
     try:
         settings = collect_settings(flags, environment={}, file=None)

@@ -52,6 +52,10 @@ def serve(
         ),
     ] = None,
     replicas: Annotated[int | None, typer.Option("--replicas", help="Replicas of each model. Default 1.")] = None,
+    tensor_parallel: Annotated[
+        int | None,
+        typer.Option("--tensor-parallel", help="Processes (GPUs, or CPU ranks) that share one replica's weights. Default 1."),
+    ] = None,
     min_replicas: Annotated[
         int | None, typer.Option("--min-replicas", help="Fewest replicas of each model, 0 for none when idle; with --max-replicas.")
     ] = None,
@@ -114,6 +118,7 @@ def serve(
         "kv_cache_memory": kv_cache_memory,
         "adapter": adapter or None,
         "replicas": replicas,
+        "tensor_parallel": tensor_parallel,
         "min_replicas": min_replicas,
         "max_replicas": max_replicas,
         "downscale_delay_s": downscale_delay_s,

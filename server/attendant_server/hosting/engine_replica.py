@@ -1,7 +1,9 @@
 """The engine deployment's class: one engine of one model, and the link's server through which gateways reach it.
 
 Serve starts it, asks after its health, hands its address to every gateway and gives it time to finish. Requests never
-come through Serve. Plain here; ``serve`` makes a deployment of it.
+come through Serve. Plain here; ``serve`` makes a deployment of it. The other ranks of a model that is shared out are children
+of the replica's process, on its node, in what was reserved for it: they end with it, and when one ends the replica is
+unhealthy and Serve replaces it as a whole. As actors of their own they would be placed, watched and ended by two owners.
 """
 
 from typing import TYPE_CHECKING
@@ -32,7 +34,8 @@ class EngineReplica:
         configure_logging(log_format=settings.log_format, level=settings.log_level, stream=open_log(log_path))
         resources: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
         # Never more than the container has, whatever was reserved. What OMP_NUM_THREADS says here is Ray's, rounded down.
-        self._num_torch_threads = size_compute_threads(min(resources.get("CPU", 1.0), available_cores()), 1)
+        num_cpus = min(resources.get("CPU", 1.0), available_cores())
+        self._num_torch_threads = size_compute_threads(num_cpus / settings.tensor_parallel, 1)
         self._model = model
         self._settings = settings
         self._link_token = link_token

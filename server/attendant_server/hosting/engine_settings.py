@@ -29,6 +29,7 @@ def engine_config(settings: Settings, *, num_torch_threads: int | None = None) -
         max_queue=settings.max_queue,
         max_queue_tokens=settings.max_queue_tokens,
         num_torch_threads=num_torch_threads,
+        tensor_parallel=settings.tensor_parallel,
         faults=settings.faults,
     )
 

@@ -1,5 +1,7 @@
 """Host everything in one process: the gateway, both servers and an engine thread a model, on one event loop.
 
+A model shared out by ``--tensor-parallel`` has its other ranks in processes of their own, which its engine starts.
+
 The ports answer at once; models load side by side meanwhile, and until all have, the server says that it is not ready.
 """
 
@@ -86,7 +88,8 @@ class LocalServer:
         directory = None if settings.model_directory is None else ModelDirectory(settings.model_directory)
         num_cores = available_cores()
         num_engines = max(1, len(settings.models) * settings.replicas)
-        num_torch_threads = size_compute_threads(num_cores - server_cpus(num_cores), num_engines, most=operator_threads())
+        for_engines = (num_cores - server_cpus(num_cores)) / settings.tensor_parallel  # the other ranks compute meanwhile
+        num_torch_threads = size_compute_threads(for_engines, num_engines, most=operator_threads())
         self._models = LocalModels(settings, num_torch_threads=num_torch_threads, directory=directory)
         self.gateway = Gateway(
             self._models.make_first(),

@@ -65,6 +65,7 @@ def make_application(settings: Settings, *, log_path: str | None = None) -> Appl
         available,
         num_engines=len(settings.models) * settings.most_replicas,
         device=settings.device,
+        num_ranks=settings.tensor_parallel,
     )
     engines = {}
     for model in settings.models:
@@ -72,7 +73,7 @@ def make_application(settings: Settings, *, log_path: str | None = None) -> Appl
         deployment = serve.deployment(
             name=name,
             **_scale(settings),
-            ray_actor_options=resources,
+            **placement(resources, settings.tensor_parallel),
             request_router_config=RequestRouterConfig(request_router_class=_ROUTER),  # type: ignore[arg-type]
             **_lifecycle(settings),
         )(EngineReplica)
@@ -92,6 +93,17 @@ def _scale(settings: Settings) -> dict[str, Any]:
         downscale_delay_s=settings.downscale_delay_s,
     )
     return {"autoscaling_config": config}
+
+
+def placement(resources: dict[str, float], num_ranks: int) -> dict[str, Any]:
+    """Return what a replica reserves. With several ranks that is a placement group of one bundle, so of one node.
+
+    One bundle and not one a rank: the ranks are the replica's children, and Ray shows a process the GPUs of its own bundle only.
+    """
+    if num_ranks == 1:
+        return {"ray_actor_options": resources}
+    bundle = {{"num_cpus": "CPU", "num_gpus": "GPU"}[name]: count for name, count in resources.items()}
+    return {"ray_actor_options": resources, "placement_group_bundles": [bundle], "placement_group_strategy": "STRICT_PACK"}
 
 
 def _lifecycle(settings: Settings) -> dict[str, Any]:
@@ -117,8 +129,8 @@ def gateway_cpus(nodes: list[dict[str, float]]) -> float:
     return server_cpus(min((node["CPU"] for node in nodes), default=1.0))
 
 
-def engine_resources(nodes: list[dict[str, float]], *, num_engines: int, device: str) -> dict[str, float]:
-    """Return the CPUs and GPUs that each engine replica is to reserve on ``nodes``.
+def engine_resources(nodes: list[dict[str, float]], *, num_engines: int, device: str, num_ranks: int = 1) -> dict[str, float]:
+    """Return the CPUs and GPUs that each engine replica is to reserve on ``nodes`` for all its ranks together.
 
     An even share in steps of 0.01, never more than a node has beside a gateway; less than one where there is little, so
     that every replica finds a place. One CPU, and for ``cuda`` one GPU, where nothing is known of the nodes yet.
@@ -128,7 +140,9 @@ def engine_resources(nodes: list[dict[str, float]], *, num_engines: int, device:
     num_cpus = _share(for_engines, num_engines) if for_engines else 1.0
     if device == "cpu" or (device == "auto" and not gpus):
         return {"num_cpus": num_cpus}
-    # Ray gives more than one GPU in whole ones only, and one is all that an engine uses.
+    # Ray gives more than one GPU in whole ones only, and one is all that a rank uses.
+    if num_ranks > 1:
+        return {"num_cpus": num_cpus, "num_gpus": float(num_ranks)}
     return {"num_cpus": num_cpus, "num_gpus": min(1.0, _share(gpus, num_engines)) if gpus else 1.0}
 
 

@@ -58,6 +58,17 @@ def test_engines_share_the_gpus_that_there_are_unless_told_to_use_the_cpu(
     assert serve.engine_resources(nodes, num_engines=num_engines, device=device).get("num_gpus") == num_gpus
 
 
+def test_ranks_are_placed_together_each_with_a_gpu_of_its_own() -> None:
+    resources = serve.engine_resources([{"CPU": 8, "GPU": 4}], num_engines=1, device="cuda", num_ranks=4)
+    assert resources == {"num_cpus": 7.0, "num_gpus": 4.0}
+    assert serve.placement(resources, 1) == {"ray_actor_options": resources}
+    assert serve.placement(resources, 4) == {
+        "ray_actor_options": resources,
+        "placement_group_bundles": [{"CPU": 7.0, "GPU": 4.0}],
+        "placement_group_strategy": "STRICT_PACK",
+    }
+
+
 def test_the_links_token_comes_from_the_clusters_own_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "cluster secret")
     first = serve.make_link_token()
@@ -71,7 +82,9 @@ def test_the_links_token_comes_from_the_clusters_own_where_there_is_one(monkeypa
     assert serve.make_link_token() != serve.make_link_token()
 
 
-@pytest.mark.parametrize("args", [{}, {"models": [_STORIES], "replicas": 2, "kv_cache_memory": "1GiB"}])
+@pytest.mark.parametrize(
+    "args", [{}, {"models": [_STORIES], "replicas": 2, "kv_cache_memory": "1GiB"}, {"models": [_STORIES], "tensor_parallel": 2}]
+)
 def test_the_builder_takes_the_settings_of_the_command_line(args: dict[str, Any]) -> None:
     assert serve.build_app(args) is not None
 

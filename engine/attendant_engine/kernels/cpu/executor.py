@@ -1,7 +1,9 @@
-"""A built program: its memory, its caches, and running it by one native call a step."""
+"""A built program: its memory, its caches, and running it: by one native call a step, or one between two sums over ranks."""
 
 import ctypes
+import time
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 
@@ -9,7 +11,7 @@ from attendant_engine.kernels.cpu.arena import Arena, Value
 from attendant_engine.kernels.cpu.cache_layout import CACHE_FORMATS, TILE, elements_per_token
 from attendant_engine.kernels.cpu.calls import CacheView, Op, OpKind, Step
 from attendant_engine.kernels.cpu.library import KernelLibrary
-from attendant_engine.kernels.cpu.operations import Operation
+from attendant_engine.kernels.cpu.operations import NativeOperation, Operation, SumOperation
 
 _MIN_CAPACITY = 256
 
@@ -43,17 +45,7 @@ class Program:
         self._own_blocks = 0
         self._own_memory: list[torch.Tensor] = []
         self._attached: object = None
-        self._ops = (Op * len(operations))(
-            *(
-                Op(operation.kind, _has_barrier(operation) and index + 1 < len(operations), ctypes.addressof(operation.call))
-                for index, operation in enumerate(operations)
-            )
-        )
-        self._op_ns = (ctypes.c_int64 * len(operations))()
-        handle = library.c.attendant_program_new(ctypes.addressof(self._ops), len(operations))
-        if not handle:
-            raise MemoryError("There is no memory left for a program.")
-        self._handle: int = handle
+        self._pieces = _pieces(library, operations)
 
     @property
     def operations(self) -> Sequence[Operation]:
@@ -113,28 +105,76 @@ class Program:
 
     def run(self, step: Step) -> torch.Tensor:
         """Run one step, for which memory is reserved and a cache attached; return float32 rows ``[T, E]``, valid until the next run."""
-        return self._run(step, None)
+        for piece in self._pieces:
+            piece.run(step)
+        return self._hidden[: step.num_tokens]
 
     def run_timed(self, step: Step) -> list[tuple[Operation, float]]:
         """Run one step; return each operation, and the seconds from when it began until every thread had done it."""
-        self._run(step, ctypes.addressof(self._op_ns))
-        return [(operation, op_ns * 1e-9) for operation, op_ns in zip(self._operations, self._op_ns, strict=True)]
-
-    def _run(self, step: Step, op_ns: int | None) -> torch.Tensor:
-        if self._library.c.attendant_program_run(self._handle, ctypes.addressof(step), op_ns) != 0:
-            raise MemoryError("There is no memory left to place the sequences of a step.")
-        return self._hidden[: step.num_tokens]
+        return [timed for piece in self._pieces for timed in piece.run_timed(step)]
 
     def _bind(self) -> None:
         if self._arena is not None:
             for operation in self._operations:
                 operation.bind(self._arena)
 
+
+class _NativePiece:
+    """Operations that are one native call."""
+
+    def __init__(self, library: KernelLibrary, operations: Sequence[NativeOperation]) -> None:
+        self._library = library
+        self._operations = operations
+        self._ops = (Op * len(operations))(
+            *(
+                Op(operation.kind, _has_barrier(operation) and index + 1 < len(operations), ctypes.addressof(operation.call))
+                for index, operation in enumerate(operations)
+            )
+        )
+        self._op_ns = (ctypes.c_int64 * len(operations))()
+        handle = library.c.attendant_program_new(ctypes.addressof(self._ops), len(operations))
+        if not handle:
+            raise MemoryError("There is no memory left for a program.")
+        self._handle: int = handle
+
+    def run(self, step: Step, op_ns: int | None = None) -> None:
+        if self._library.c.attendant_program_run(self._handle, ctypes.addressof(step), op_ns) != 0:
+            raise MemoryError("There is no memory left to place the sequences of a step.")
+
+    def run_timed(self, step: Step) -> list[tuple[Operation, float]]:
+        self.run(step, ctypes.addressof(self._op_ns))
+        return [(operation, op_ns * 1e-9) for operation, op_ns in zip(self._operations, self._op_ns, strict=True)]
+
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self._library.c.attendant_program_free(self._handle)
 
 
-def _has_barrier(operation: Operation) -> bool:
+class _SumPiece:
+    """A sum over ranks, between two native calls."""
+
+    def __init__(self, operation: SumOperation) -> None:
+        self._operation = operation
+
+    def run(self, step: Step) -> None:
+        self._operation.run(step.num_tokens)
+
+    def run_timed(self, step: Step) -> list[tuple[Operation, float]]:
+        begun_s = time.perf_counter()
+        self.run(step)
+        return [(self._operation, time.perf_counter() - begun_s)]
+
+
+def _pieces(library: KernelLibrary, operations: Sequence[Operation]) -> list[_NativePiece | _SumPiece]:
+    pieces: list[_NativePiece | _SumPiece] = []
+    for is_sum, some in groupby(operations, lambda operation: isinstance(operation, SumOperation)):
+        if is_sum:
+            pieces += [_SumPiece(operation) for operation in some if isinstance(operation, SumOperation)]
+        else:
+            pieces.append(_NativePiece(library, [operation for operation in some if not isinstance(operation, SumOperation)]))
+    return pieces
+
+
+def _has_barrier(operation: NativeOperation) -> bool:
     """Most steps have no rows for an adapter; where there are some, the operation waits for all threads by itself."""
     return operation.kind is not OpKind.LOW_RANK

@@ -30,6 +30,7 @@ from attendant_engine.kernels.cpu.calls import (
     WeightFormat,
 )
 from attendant_engine.kernels.cpu.weights import PackedWeight
+from attendant_engine.rank_group import Ranks
 
 INPUT_FORMATS = {WeightFormat.F32: Format.F32, WeightFormat.BF16: Format.BF16, WeightFormat.I8: Format.U8, WeightFormat.I4: Format.U8}
 """What the products with a weight are computed from."""
@@ -319,4 +320,42 @@ class AttentionOperation:
         self.call.out, self.call.cache = rows(arena, self.out), self.cache
 
 
-Operation = EmbedOperation | NormOperation | LinearOperation | LowRankOperation | CacheWriteOperation | AttentionOperation
+@dataclass(slots=True, eq=False)
+class SumOperation:
+    """The sum of every rank's ``x``, + residual. No kernel: the program stops for it, and goes on when all ranks have met."""
+
+    x: Value
+    out: Value
+    residual: Value | None
+    ranks: Ranks
+    name: ClassVar = "sum over ranks"
+    _tensors: dict[Value, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        """Its input and what is added to the sum."""
+        return (self.x,) if self.residual is None else (self.x, self.residual)
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        """The sum."""
+        return (self.out,)
+
+    def wanted_format(self, value: Value) -> Format:
+        """Sums are float32."""
+        return Format.F32
+
+    def bind(self, arena: Arena) -> None:
+        """Look at input, output and residual as tensors."""
+        self._tensors = {value: arena.tensor(value) for value in (*self.reads, self.out)}
+
+    def run(self, num_rows: int) -> None:
+        """Compute the first ``num_rows``. Raises ``ReplicaFaultError`` when another rank is gone."""
+        residual = None if self.residual is None else self._tensors[self.residual][:num_rows]
+        self.ranks.add(self._tensors[self.x][:num_rows], residual, self._tensors[self.out][:num_rows])
+
+
+NativeOperation = EmbedOperation | NormOperation | LinearOperation | LowRankOperation | CacheWriteOperation | AttentionOperation
+"""What a kernel does."""
+
+Operation = NativeOperation | SumOperation

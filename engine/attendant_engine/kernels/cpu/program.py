@@ -24,11 +24,20 @@ from attendant_engine.kernels.cpu.operations import (
     NormOperation,
     Operation,
     Rotary,
+    SumOperation,
 )
 from attendant_engine.kernels.cpu.weights import PackedWeight
+from attendant_engine.rank_group import Ranks
 
 _AnyOperation = TypeVar(
-    "_AnyOperation", EmbedOperation, NormOperation, LinearOperation, LowRankOperation, CacheWriteOperation, AttentionOperation
+    "_AnyOperation",
+    EmbedOperation,
+    NormOperation,
+    LinearOperation,
+    LowRankOperation,
+    CacheWriteOperation,
+    AttentionOperation,
+    SumOperation,
 )
 
 _ALL_FORMATS = frozenset({Format.F32, Format.BF16, Format.U8})
@@ -115,13 +124,22 @@ class ProgramBuilder:
     ) -> Value:
         """activation(x W^T + b) + residual, outputs of several modules side by side.
 
-        Gated takes two modules: activation(x W_0^T) * (x W_1^T). What adapters add comes before the activation.
+        Gated takes two modules: activation(x W_0^T) * (x W_1^T). What adapters add comes before the activation. A module that
+        has but a part of the inputs takes neither: its outputs are summed over its ranks.
         """
+        ranks = cast(Ranks | None, getattr(modules[0], "ranks", None))
+        if ranks is not None:
+            part = self._linear_part(x, modules)
+            return self._append(SumOperation(part, Value(part.width), residual, ranks)).out
         delta = self._low_rank(x, modules)
         assert delta is None or not is_gated, "no gated family takes adapters"
         weight = self.pack(modules, is_gated=is_gated)
         formats = _FLOAT_FORMATS if residual is None else frozenset({Format.F32})
         return self._append(LinearOperation(x, Value(weight.num_outputs, formats), weight, activation, residual, delta)).out
+
+    def _linear_part(self, x: Value, modules: Sequence[nn.Module]) -> Value:
+        weight = self.pack(modules)
+        return self._append(LinearOperation(x, Value(weight.num_outputs, is_contiguous=True), weight, Activation.NONE, None)).out
 
     def attention(self, qkv: Value, heads: Heads, *, rotary: Rotary | None = None) -> Value:
         """Attend over the next layer's cache, to which the keys and values of ``qkv`` ``[T, (H + 2 K) * D]`` are written first."""
