@@ -48,6 +48,11 @@ class RankGroup:
         self._group: Any = None
         self._gathered = torch.empty(0)
 
+    @property
+    def needs_rendezvous(self) -> bool:
+        """Whether the file at which the ranks met has to stay: NCCL's own watchers look at it."""
+        return self._device.type == "cuda"
+
     def connect(self, rendezvous: Path) -> None:
         """Meet the other ranks at the file ``rendezvous``, which is empty before."""
         from torch.distributed import FileStore, distributed_c10d  # type: ignore[attr-defined] # it is documented

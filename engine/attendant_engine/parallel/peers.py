@@ -33,13 +33,13 @@ _END_TIMEOUT_S = 1.0
 class _Process:
     """One rank's process."""
 
-    def __init__(self, shared_fd: int) -> None:
+    def __init__(self) -> None:
         self.socket, theirs = socket.socketpair()
         with theirs:
             # Not in the terminal's process group: a Ctrl-C there asks the server for a drain, which takes all ranks.
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, json.dumps([os.path.abspath(entry) for entry in sys.path]), str(theirs.fileno())],
-                pass_fds=(theirs.fileno(), shared_fd),
+                pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 start_new_session=True,
@@ -53,15 +53,14 @@ class Peers:
         self.group = group
         self._is_lost = self._is_closed = False
         self._next_meeting_s = 0.0
-        # Without a name, so that nothing is left of it; the processes share its number.
-        self._meeting_point = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
-        self._path = f"/dev/fd/{self._meeting_point.fileno()}"
+        self._meeting_place = tempfile.TemporaryDirectory(prefix="attendant-ranks-", ignore_cleanup_errors=True)
+        self._rendezvous = Path(self._meeting_place.name) / "ranks"
         self.processes: list[_Process] = []
         try:
             for rank in range(1, group.num_ranks):
-                process = _Process(self._meeting_point.fileno())
+                process = _Process()
                 self.processes.append(process)
-                send_frame(process.socket, Frame.JOB, make_job(rank, self._path).to_bytes())
+                send_frame(process.socket, Frame.JOB, make_job(rank, str(self._rendezvous)).to_bytes())
         except BaseException:
             self.close()
             raise
@@ -80,8 +79,10 @@ class Peers:
             if answer[0] is not Frame.LOADED:
                 raise CheckpointError(answer[1].decode())
         watch_for_hang_up([process.socket for process in self.processes], self._lose)
-        self.group.connect(Path(self._path))
+        self.group.connect(self._rendezvous)
         self.meet()
+        if not self.group.needs_rendezvous:
+            self._meeting_place.cleanup()  # or it would stay when this process is killed
 
     def step(self, inputs: ModelInputs) -> None:
         """Have all ranks run a step; the first is to run it too, at once."""
@@ -122,7 +123,7 @@ class Peers:
             process.process.kill()
             process.process.wait()
             process.socket.close()
-        self._meeting_point.close()
+        self._meeting_place.cleanup()
 
     def _tell(self, kind: Frame, data: bytes) -> None:
         try:

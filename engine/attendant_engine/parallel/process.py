@@ -4,8 +4,10 @@ It has no scheduler, no heads and no requests. It ends with the process that sta
 first thing that goes wrong: the others then lose it, and their engine fails as a whole.
 """
 
+import ctypes
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -26,6 +28,7 @@ from attendant_engine.rank_group import RankGroup
 from attendant_engine.weights.checkpoint import read_model_config
 from attendant_engine.weights.loader import load_trunk
 
+_PR_SET_PDEATHSIG = 1
 _logger = logging.getLogger(__name__)
 _FAILED = "A process of the model's engine could not load its share; the server's log says why."
 
@@ -33,7 +36,8 @@ _FAILED = "A process of the model's engine could not load its share; the server'
 def main() -> None:
     """Serve until the first rank hangs up. The only argument: the number of the socket to it."""
     leader = socket.socket(fileno=int(sys.argv[1]))
-    # Even out of a sum that never ends.
+    _end_with_parent()
+    # Elsewhere, and when a parent was gone before it was asked for: even out of a sum that never ends.
     watch_for_hang_up([leader], lambda: os._exit(0))
     first = receive_frame(leader)
     if first is not None:
@@ -101,6 +105,12 @@ class Rank:
             else:
                 assert kind is Frame.COPY_BLOCKS, "the other frames are of the load"
                 self.cache.copy_blocks(list(zip(integers[::2], integers[1::2], strict=True)))
+
+
+def _end_with_parent() -> None:
+    """Have the system kill this process when the thread that started it ends, which is the engine's: one that is stopped too."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _set_threads(job: RankJob) -> None:

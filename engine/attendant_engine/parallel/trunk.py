@@ -1,11 +1,15 @@
 """The first rank's trunk: it has the other ranks run each step and runs its own share of it."""
 
+import logging
+
 import torch
 
 from attendant_engine.errors import ReplicaFaultError
 from attendant_engine.models.base import ModelInputs, Trunk
 from attendant_engine.models.native import NativeTrunk
 from attendant_engine.parallel.peers import Peers
+
+_logger = logging.getLogger(__name__)
 
 
 class LeaderTrunk:
@@ -28,6 +32,7 @@ class LeaderTrunk:
         except ReplicaFaultError as error:
             raise self._peers.fault() from error
         except Exception as error:
+            _logger.exception("A step of a model with several ranks failed.")
             raise ReplicaFaultError("A step failed in one of the processes that share the model, and they cannot go on.") from error
 
 

@@ -91,9 +91,7 @@ def test_a_rank_reads_no_more_of_a_weight_than_its_share(tmp_path: Path, monkeyp
     with TensorReader((file,)) as reader:
         for rows, columns in ((None, ((0, 24), (48, 72))), (((24, 48),), None), (((1, 3), (7, 8)), ((5, 6),))):
             read.clear()
-            shapes = [
-                tuple(piece.shape) for _, piece in reader.row_chunks("transformer.h.0.attn.c_attn.weight", rows=rows, columns=columns)
-            ]
+            shapes = [tuple(piece.shape) for _, piece in reader.row_chunks("h.0.attn.c_attn.weight", rows=rows, columns=columns)]
             num_rows = 48 if rows is None else sum(last - first for first, last in rows)
             num_columns = 144 if columns is None else sum(last - first for first, last in columns)
             assert sum(shape[0] for shape in shapes) == num_rows
@@ -104,7 +102,7 @@ def test_a_rank_reads_no_more_of_a_weight_than_its_share(tmp_path: Path, monkeyp
 def test_rows_and_columns_are_those_that_were_asked_for(tmp_path: Path) -> None:
     path = checkpoints.write("gpt2", tmp_path)
     (file,) = path.glob("*.safetensors")
-    name = "transformer.h.0.attn.c_attn.weight"
+    name = "h.0.attn.c_attn.weight"
     with TensorReader((file,)) as reader:
         ((_, piece),) = reader.row_chunks(name)
         whole = piece.clone()
