@@ -22,8 +22,15 @@ LOST = "Processes of the model's engine have lost each other; try again when the
 class Ranks(Protocol):
     """What a product needs that holds some of a weight's columns, and so computes only a part of each sum."""
 
-    rank: int
-    num_ranks: int
+    @property
+    def rank(self) -> int:
+        """Which of them this process is, from 0."""
+        ...
+
+    @property
+    def num_ranks(self) -> int:
+        """How many there are."""
+        ...
 
     def sum(self, part: torch.Tensor) -> torch.Tensor:
         """Return the sum of every rank's ``part`` ``[T, E]``, added in float32 in rank order, in its dtype."""

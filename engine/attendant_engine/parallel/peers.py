@@ -141,11 +141,13 @@ class Peers:
     def _what_ended(self) -> str:
         deadline_s = time.monotonic() + _END_TIMEOUT_S
         while True:
-            for rank, process in enumerate(self.processes, start=1):
-                code = process.process.poll()
-                if code is not None:
-                    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-                    return f"One of the {self.group.num_ranks} processes that share the model, rank {rank}, {how}."
+            codes = {rank: process.process.poll() for rank, process in enumerate(self.processes, start=1)}
+            ended = {rank: code for rank, code in codes.items() if code is not None}
+            if ended:
+                # One that was killed comes first: ranks end by themselves when they lose another.
+                rank = min(ended, key=lambda each: ended[each] >= 0)
+                how = f"was ended by {signal.Signals(-ended[rank]).name}" if ended[rank] < 0 else f"ended with code {ended[rank]}"
+                return f"One of the {self.group.num_ranks} processes that share the model, rank {rank}, {how}."
             if time.monotonic() >= deadline_s:
                 return LOST
             time.sleep(0.01)

@@ -16,6 +16,7 @@ from attendant_engine.config import EngineConfig
 from attendant_engine.engine import Engine, load_engine
 from attendant_engine.errors import CheckpointError
 from attendant_engine.kernels.cpu.library import load_library
+from attendant_engine.parallel.frames import Frame, receive_frame
 from attendant_engine.parallel.job import RankJob
 from attendant_engine.parallel.peers import Peers
 from attendant_engine.rank_group import RankGroup
@@ -57,13 +58,14 @@ CROWD = tuple(completion(f"crowd {length}", length, max_tokens=20) for length in
 
 
 def numbers_of(collected: Collected, requests: Sequence[EngineRequest]) -> dict[tuple[str, int], list[object]]:
-    """Return every token and log-probability of the answers."""
+    """Return every token and log-probability of the answers, however many came at a time."""
     ids = {request.request_id for request in requests}
-    return {
-        key: [(output.token_ids, output.logprobs, output.prompt_logprobs) for output in said]
-        for key, said in collected.by_sequence.items()
-        if key[0] in ids
-    }
+    numbers: dict[tuple[str, int], list[object]] = {}
+    for key, said in collected.by_sequence.items():
+        if key[0] in ids:
+            parts = ((output.token_ids, output.logprobs or (), output.prompt_logprobs or ()) for output in said)
+            numbers[key] = [number for part in parts for several in part for number in several]
+    return numbers
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
@@ -238,28 +240,39 @@ def test_a_rank_that_hangs_is_seen_as_an_engine_that_hangs_even_when_idle(life: 
     assert all(math.isfinite(value) for value in flat([output.logprobs for output in life.outputs]))
 
 
-def test_a_rank_ends_with_the_process_that_started_it(life: Life) -> None:
-    for process in life.peers.processes:
-        process.socket.close()  # as a process does that ends, whatever of
-    life.wait_for(lambda: life.states[-1] == "failed", SOON_S)
+def start_rank(path: Path) -> Peers:
+    """Start the second of two ranks, and nobody that it could meet."""
+
+    def job(rank: int, rendezvous: str) -> RankJob:
+        return RankJob(
+            rank=rank,
+            num_ranks=2,
+            path=str(path),
+            rendezvous=rendezvous,
+            device="cpu",
+            dtype="float32",
+            cache_dtype="float32",
+            attention_backend="torch",
+            num_blocks=4,
+            block_size=16,
+            max_batch_tokens=64,
+            num_threads=1,
+        )
+
+    return Peers(RankGroup(rank=0, num_ranks=2, device=torch.device("cpu")), job)
+
+
+def test_a_rank_ends_with_the_process_that_started_it_wherever_it_is(tmp_path: Path) -> None:
+    peers = start_rank(checkpoints.write("llama", tmp_path))
+    (process,) = peers.processes
+    assert receive_frame(process.socket) == (Frame.LOADED, b"")
+    process.socket.close()  # while it waits to meet us
+    assert process.process.wait(SOON_S) == 0
+    peers.close()
 
 
 def test_a_rank_that_cannot_load_is_one_sentence_of_the_load(tmp_path: Path) -> None:
-    job = RankJob(
-        rank=1,
-        num_ranks=2,
-        path=str(tmp_path / "gone"),
-        rendezvous="",
-        device="cpu",
-        dtype="float32",
-        cache_dtype="float32",
-        attention_backend="torch",
-        num_blocks=4,
-        block_size=16,
-        max_batch_tokens=64,
-        num_threads=1,
-    )
-    peers = Peers(RankGroup(rank=0, num_ranks=2, device=torch.device("cpu")), lambda rank, rendezvous: job)
+    peers = start_rank(tmp_path / "gone")
     with pytest.raises(CheckpointError, match=r"^The model directory 'gone' does not exist; name a directory in Hugging Face layout\.$"):
         peers.join()
     peers.close()

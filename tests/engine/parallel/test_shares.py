@@ -133,7 +133,7 @@ def test_what_cannot_be_shared_out_is_refused_in_one_sentence(changes: dict[str,
     path = checkpoints.write("llama", tmp_path)
     with pytest.raises(InvalidRequestError) as refused:
         plan_model(path, replace(EngineConfig(device="cpu"), **changes))  # type: ignore[arg-type]
-    assert (refused.value.message, refused.value.param) == (sentence, refused.value.param)
+    assert (refused.value.message, refused.value.param) == (sentence, "tensor_parallel")
 
 
 def test_a_plan_counts_one_ranks_weights_and_heads(tmp_path: Path) -> None:
