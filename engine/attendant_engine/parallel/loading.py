@@ -47,6 +47,7 @@ def load_planned_model(path: Path, plan: Plan) -> LoadedModel:
 def _job(path: Path, plan: Plan, rank: int, rendezvous: str) -> RankJob:
     config = plan.config
     library = load_library() if config.attention_backend == "native" else None
+    most_threads = torch.get_num_threads() if library is None else library.num_threads
     return RankJob(
         rank=rank,
         num_ranks=config.tensor_parallel,
@@ -59,5 +60,5 @@ def _job(path: Path, plan: Plan, rank: int, rendezvous: str) -> RankJob:
         num_blocks=plan.num_blocks,
         block_size=config.block_size,
         max_batch_tokens=plan.max_batch_tokens,
-        num_threads=(config.num_torch_threads or torch.get_num_threads()) if library is None else library.num_threads,
+        num_threads=min(most_threads, config.num_torch_threads or most_threads),
     )
