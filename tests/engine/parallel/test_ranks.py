@@ -63,8 +63,8 @@ def numbers_of(collected: Collected, requests: Sequence[EngineRequest]) -> dict[
     numbers: dict[tuple[str, int], list[object]] = {}
     for key, said in collected.by_sequence.items():
         if key[0] in ids:
-            parts = ((output.token_ids, output.logprobs or (), output.prompt_logprobs or ()) for output in said)
-            numbers[key] = [number for part in parts for several in part for number in several]
+            parts = [(output.token_ids, output.logprobs or (), output.prompt_logprobs or ()) for output in said]
+            numbers[key] = [number for kind in zip(*parts, strict=True) for several in kind for number in several]
     return numbers
 
 
@@ -265,7 +265,7 @@ def start_rank(path: Path) -> Peers:
 def test_a_rank_ends_with_the_process_that_started_it_wherever_it_is(tmp_path: Path) -> None:
     peers = start_rank(checkpoints.write("llama", tmp_path))
     (process,) = peers.processes
-    assert receive_frame(process.socket) == (Frame.LOADED, b"")
+    assert receive_frame(process.socket) == (Frame.LOADED, bytearray())
     process.socket.close()  # while it waits to meet us
     assert process.process.wait(SOON_S) == 0
     peers.close()
