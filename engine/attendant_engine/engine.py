@@ -73,13 +73,14 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> "Engine":
     num_torch_threads = 1 if plan.config.attention_backend == "native" else plan.config.num_torch_threads
     if num_torch_threads is not None:
         torch.set_num_threads(num_torch_threads)  # of this thread, which is the one that steps
-    engine = Engine(model, describe_model(model, plan, path=path, name=name), plan.config, num_blocks=plan.num_blocks)
     try:
+        engine = Engine(model, describe_model(model, plan, path=path, name=name), plan.config, num_blocks=plan.num_blocks)
         full_step_s = warm_up(engine, max_batch_tokens=plan.max_batch_tokens)
         warm_s = time.perf_counter()
         engine.self_check = check_engine(engine, path, classes=plan.number_classes, has_same_bits=has_same_bits)
     except BaseException:
-        engine.close()
+        if model.peers is not None:
+            model.peers.close()
         raise
     engine.forget_work()
     if faulty is not None:

@@ -302,10 +302,9 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _rank_lines(config: EngineConfig) -> list[tuple[str, str]]:
-    num_ranks = config.tensor_parallel
-    return (
-        [] if num_ranks == 1 else [("ranks", f"{num_ranks} processes; what follows is of the first, which also has what is not shared out")]
-    )
+    if config.tensor_parallel == 1:
+        return []
+    return [("ranks", f"{config.tensor_parallel} processes; what follows is of the first, which also has what is not shared out")]
 
 
 def _step_lines(plan: Plan) -> list[tuple[str, str]]:

@@ -82,7 +82,7 @@ class RankGroup:
 
     def meet(self) -> None:
         """Wait until every rank is here."""
-        self._gather(torch.zeros(1, 1, device=self._device))
+        self._gather(torch.zeros(1, 1, device=self._device)).cpu()  # NCCL's own wait is a GPU's, not ours
 
     def sum(self, part: torch.Tensor) -> torch.Tensor:
         """Return the sum of every rank's ``part``, as ``Ranks.sum`` says."""
