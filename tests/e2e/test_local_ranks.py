@@ -32,13 +32,6 @@ def test_two_ranks_serve_and_when_one_is_killed_the_server_says_so_and_ends_with
     assert not Path(f"/proc/{rank}").exists()
 
 
-def test_what_a_model_cannot_be_shared_among_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
-    server = ServerProcess(MODEL, "--local", "--tensor-parallel", "3", "--http-port", "0", "--grpc-port", "0", log_dir=tmp_path)
-    assert server.wait_exit(START_TIMEOUT_S) == 1
-    assert "tensor_parallel is 3, which does not divide the model's 4 key/value heads; use 2." in server.stderr
-    server.stop()
-
-
 def ranks_of(pid: int) -> list[int]:
     """Return the other ranks' processes."""
     children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
