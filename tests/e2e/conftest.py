@@ -1,10 +1,12 @@
 """Servers that several tests share: one Ray cluster a session, started by ``attendant serve`` as an operator would."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.callers import MODEL
+from tests.e2e.checkpoints import write_bert_classifier, write_gpt2
 from tests.e2e.server_process import ServerProcess
 
 # Caches that hold 64 short requests side by side, but not 64 whole stories: 6 MiB a replica for half of them each.
@@ -15,11 +17,20 @@ START_TIMEOUT_S = 100
 """Some seconds on an idle machine, many where all tests start at once."""
 
 
+def write_models(root: Path) -> Path:
+    """Write models that a running server may load, a broken one among them."""
+    write_bert_classifier(root / "judge")
+    broken = write_gpt2(root / "broken")
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-64])
+    return root
+
+
 @pytest.fixture(scope="session")
 def ray_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Two replicas of stories260k on Ray Serve; for tests marked ``ray``."""
+    """Two replicas of stories260k on Ray Serve, which may load other models; for tests marked ``ray``."""
     server = ServerProcess(
         MODEL,
+        *("--model-directory", str(write_models(tmp_path_factory.mktemp("others")))),
         *_PORTS,
         *(text for name, value in RAY_SETTINGS.items() for text in ("--" + name.replace("_", "-"), str(value))),
         log_dir=tmp_path_factory.mktemp("ray"),

@@ -96,8 +96,8 @@ class ModelChanges:
             await self._host.wait_loaded(model)
             if not model.replicas.is_available:
                 model.change = "failed"
-                log_event(_log, logging.ERROR, "a model could not be loaded", model=name, status=model.replicas.status)
-                raise ServingError("invalid_value", f"'{name}' cannot be served: {model.replicas.status}", param="directory")
+                log_event(_log, logging.ERROR, "a model could not be loaded", model=name, status=model.status)
+                raise ServingError("invalid_value", f"'{name}' cannot be served: {model.status}", param="directory")
             model.change, model.is_expected = "", True
             log_event(_log, logging.INFO, "a model has been loaded", model=name)
             return model.card()

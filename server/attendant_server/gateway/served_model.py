@@ -19,7 +19,8 @@ from attendant_server.link.base import ReplicaLink
 class ServedModel:
     """One model under one name. Its replicas may come later; until one is ready, requests get not_ready.
 
-    ``change`` is what is done or was done to it while the server runs; ``is_expected``: without it the server is not ready.
+    ``change`` is what is done or was done to it while the server runs, ``failure`` why it could not be loaded, where its replicas
+    cannot say; ``is_expected``: without it the server is not ready.
     """
 
     def __init__(self, name: str, *, tokenizer: Tokenizer, links: Iterable[ReplicaLink] = (), max_queue: int = 1024) -> None:
@@ -30,6 +31,7 @@ class ServedModel:
         self.parent: ServedModel | None = None
         self.change: Literal["", "loading", "failed", "draining"] = ""
         self.is_expected = True
+        self.failure = ""
         self._adapters: list[str] = []
         self._created_s = int(time.time())
 
@@ -59,6 +61,13 @@ class ServedModel:
         if self.replicas.is_available:
             return "ready"
         return model.change or ("loading" if self.info is None else "not_ready")
+
+    @property
+    def status(self) -> str:
+        """Return "ready", or a sentence that says why it is not."""
+        if self.state == "draining":
+            return "the model is being unloaded"
+        return (self.parent or self).failure or self.replicas.status
 
     def check_open(self) -> None:
         """Raise ``ServingError`` model_not_found for a model that is on its way out: another try would find it gone."""
@@ -95,7 +104,7 @@ class ServedModel:
             labels=info.labels if info else (),
             embedding_size=info.embedding_size if info else None,
             is_ready=self.state == "ready",
-            status="the model is being unloaded" if self.state == "draining" else self.replicas.status,
+            status=self.status,
             num_replicas=num_ready,
             adapters=tuple(self._adapters),
             parent=None if self.parent is None else self.parent.name,

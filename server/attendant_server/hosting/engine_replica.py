@@ -33,8 +33,9 @@ class EngineReplica:
     def __init__(self, model: ModelSettings, settings: Settings, link_token: str, log_path: str | None = None) -> None:
         configure_logging(log_format=settings.log_format, level=settings.log_level, stream=open_log(log_path))
         resources: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
-        # Never more than the container has, whatever was reserved. What OMP_NUM_THREADS says here is Ray's, rounded down.
-        num_cpus = min(resources.get("CPU", 1.0), available_cores())
+        # Never more than the container has, whatever was reserved; an engine that came later has reserved nothing, and takes the
+        # cores in turns with the others. What OMP_NUM_THREADS says here is Ray's, rounded down.
+        num_cpus = min(resources.get("CPU", available_cores()), available_cores())
         self._num_torch_threads = size_compute_threads(num_cpus / settings.tensor_parallel, 1)
         self._model = model
         self._settings = settings

@@ -20,10 +20,20 @@ class LinkPool:
     """The links of one gateway. ``models`` has the served model of each engine deployment by the deployment's name."""
 
     def __init__(self, models: Mapping[str, ServedModel], make_link: LinkMaker) -> None:
-        self._models = models
+        self._models = dict(models)
         self._make_link = make_link
         self._links: dict[str, dict[str, ReplicaLink]] = {deployment: {} for deployment in models}
         self._retiring: set[asyncio.Task[None]] = set()
+
+    def add(self, deployment: str, model: ServedModel) -> None:
+        """Keep links to the replicas of one more deployment."""
+        self._models[deployment], self._links[deployment] = model, {}
+
+    async def remove(self, deployment: str) -> None:
+        """Close the links to a deployment's replicas, whatever runs on them, and hear of it no more."""
+        model, links = self._models.pop(deployment), self._links.pop(deployment)
+        model.replicas.update(())
+        await asyncio.gather(*(link.close() for link in links.values()))
 
     def update(self, deployment: str, address_by_replica: Mapping[str, str]) -> None:
         """Open links to replicas that are new, and retire those to replicas that are named no more."""

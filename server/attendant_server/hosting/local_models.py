@@ -3,16 +3,13 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import count
-from pathlib import Path
 
 from attendant_engine.tokenizers import Tokenizer
 from attendant_server.config import ModelSettings, Settings
-from attendant_server.errors import ServingError
 from attendant_server.gateway.served_model import ServedModel, load_tokenizer
-from attendant_server.hosting.adapter_paths import assign_adapters, with_adapters
+from attendant_server.hosting.adapter_paths import with_adapters
 from attendant_server.hosting.engine_settings import make_local_link
-from attendant_server.hosting.model_directory import ModelDirectory
-from attendant_server.hosting.model_paths import ModelPathError
+from attendant_server.hosting.model_directory import ModelDirectory, read_model
 from attendant_server.link.local import LocalLink
 
 
@@ -44,7 +41,7 @@ class LocalModels:
         """Begin to load a model of the model directory. Raises ``ServingError`` or ``EngineError``."""
         assert self._directory is not None, "nobody is a host without one"
         path = self._directory.find(directory)
-        model, tokenizer = await asyncio.to_thread(_read, name, path)
+        model, tokenizer = await asyncio.to_thread(read_model, name, path)
         served = self._serve(model, tokenizer)
         for link in self._links[served]:
             link.start()
@@ -75,12 +72,3 @@ class LocalModels:
         served = ServedModel(model.name, tokenizer=tokenizer, links=links, max_queue=self._settings.max_queue)
         self._links[served] = links
         return served
-
-
-def _read(name: str, path: Path) -> tuple[ModelSettings, Tokenizer]:
-    """Read what is beside the weights."""
-    try:
-        (model,) = assign_adapters([ModelSettings(name=name, path=str(path))], ())
-    except ModelPathError as error:
-        raise ServingError("invalid_value", str(error), param="directory") from None
-    return model, load_tokenizer(name, path)

@@ -7,13 +7,17 @@ import os.path
 import re
 from pathlib import Path
 
+from attendant_engine.tokenizers import Tokenizer
+from attendant_server.config import ModelSettings
 from attendant_server.errors import ServingError
+from attendant_server.gateway.served_model import load_tokenizer
+from attendant_server.hosting.adapter_paths import assign_adapters
 from attendant_server.hosting.model_paths import ModelPathError
 from attendant_server.violations import did_you_mean, show_value
 
-NOT_ON_RAY = (
-    "On Ray, models are not loaded while the server runs yet: leave model_directory out, and deploy the application anew with another "
-    "list of models, which fails no call; or serve in one process with --local."
+NOT_BY_BUILDER = (
+    "Models are loaded at run time where attendant serve has a cluster of its own; here leave model_directory out, and deploy the "
+    "application anew with another list of models, which fails no call."
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}")
@@ -45,3 +49,12 @@ class ModelDirectory:
                 "invalid_value", f"there is no model in {show_value(name)} of this server's model directory{hint}", param="directory"
             )
         return found
+
+
+def read_model(name: str, path: Path) -> tuple[ModelSettings, Tokenizer]:
+    """Read what lies beside the weights in ``path``: adapters' names and the tokenizer. Raises ``ServingError``, ``CheckpointError``."""
+    try:
+        (model,) = assign_adapters([ModelSettings(name=name, path=str(path))], ())
+    except ModelPathError as error:
+        raise ServingError("invalid_value", str(error), param="directory") from None
+    return model, load_tokenizer(name, path)

@@ -20,7 +20,7 @@ from attendant_server.hosting import ports, ray_environment
 from attendant_server.hosting.banner import ready_text
 from attendant_server.hosting.lifecycle import StopRequest
 from attendant_server.hosting.log_pipe import LogPipe
-from attendant_server.hosting.model_directory import NOT_ON_RAY
+from attendant_server.hosting.model_directory import ModelDirectory
 from attendant_server.hosting.model_paths import ModelPathError
 from attendant_server.hosting.orphans import adopt_orphans, end_children
 from attendant_server.hosting.tls import TlsFileError, load_tls
@@ -86,6 +86,8 @@ def _behind_tls(settings: Settings) -> Settings:
         return settings
     http_port, grpc_port = ports.pick_free(_HOSTS[0], 2, avoid=(settings.http_port, settings.grpc_port))
     plain: dict[str, object] = {"tls_cert": None, "tls_key": None, "tls_client_ca": None}
+    if settings.api_key_file is None and not ports.is_loopback(settings.host):
+        plain["model_directory"] = None  # whoever reaches the front would be an administrator, and to Serve all come from loopback
     return settings.model_copy(update={"host": _HOSTS[0], "http_port": http_port, "grpc_port": grpc_port, **plain})
 
 
@@ -129,8 +131,6 @@ async def _start(cluster: "Cluster", settings: Settings) -> None:
 def _for_this_machine(settings: Settings) -> Settings:
     """Return the settings with real ports and whole paths. Raises ``PortInUseError``, ``ModelPathError``, and for a file its error."""
     load_tls(settings)
-    if settings.model_directory is not None:
-        raise ModelPathError(NOT_ON_RAY)
     if settings.host not in _HOSTS:
         raise ports.PortInUseError(
             f"On Ray, --host must be {_HOSTS[0]} (this machine alone) or {_HOSTS[1]} (every address); {settings.host} is neither. "
@@ -144,6 +144,8 @@ def _for_this_machine(settings: Settings) -> Settings:
         # Told here and at once what is wrong with it; a replica has another working directory.
         Tenants(settings.tenants, ApiKeys.load(settings.api_key_file).tenants)
         changes["api_key_file"] = str(Path(settings.api_key_file).resolve())
+    if settings.model_directory is not None:
+        changes["model_directory"] = ModelDirectory(settings.model_directory).path
     return settings.model_copy(update=changes)
 
 

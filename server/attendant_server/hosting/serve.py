@@ -7,8 +7,9 @@
 import hashlib
 import hmac
 import os
-import re
 import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from attendant_server.config import ModelSettings, Settings
 from attendant_server.hosting.adapter_paths import assign_adapters
 from attendant_server.hosting.autoscaling import autoscaling_config
 from attendant_server.hosting.cpus import server_cpus
+from attendant_server.hosting.engine_names import engine_deployment_name
 from attendant_server.hosting.engine_replica import EngineReplica
 from attendant_server.hosting.gateway_replica import GatewayReplica
-from attendant_server.hosting.model_directory import NOT_ON_RAY
+from attendant_server.hosting.model_directory import NOT_BY_BUILDER
 from attendant_server.hosting.model_paths import resolve_model, resolve_models
 
 GATEWAY = "gateway"
@@ -38,6 +40,8 @@ _MANY_REQUESTS = 1_000_000
 """Serve's own admission is out of the way: the gateway's permits decide, with an answer that says why."""
 _STOP_MARGIN_S = 10.0
 """What stopping takes beside the requests' own time."""
+_TOLD_AT_ONCE = {"max_constructor_retry_count": 1}
+"""Of a model that comes later: somebody waits for it to load, or for the reason why it does not."""
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -48,7 +52,7 @@ def build_app(args: dict[str, Any]) -> Application:
     """
     settings = Settings.model_validate(args)
     if settings.model_directory is not None:
-        raise ValueError(NOT_ON_RAY)
+        raise ValueError(NOT_BY_BUILDER)
     if settings.tls_cert or settings.tls_key or settings.tls_client_ca:
         raise ValueError("Ray Serve's own ports speak no TLS; end it at the cluster's gateway or ingress and leave tls_* out here.")
     named = [model.model_copy(update={"path": str(resolve_model(model.path).path)}) for model in settings.models]
@@ -56,30 +60,64 @@ def build_app(args: dict[str, Any]) -> Application:
     return make_application(settings.model_copy(update={"models": assign_adapters(found, settings.adapter)}))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """What an application keeps when its models change while it runs.
+
+    A deployment of the same ``release`` and options is left as it is. ``engine_options`` are Ray's for the engines of the
+    models in ``first``; those that come later reserve nothing. ``log_path``: see ``log_pipe``, for one machine.
+    """
+
+    release: str
+    link_token: str
+    log_path: str | None
+    first: frozenset[str]
+    engine_options: Mapping[str, float]
+    gateway_cpus: float
+
+
 def make_application(settings: Settings, *, log_path: str | None = None) -> Application:
     """Return the application for settings whose models are directories. ``log_path``: see ``log_pipe``, for one machine."""
-    link_token = make_link_token()
     nodes = ray.nodes() if ray.is_initialized() else []  # type: ignore[no-untyped-call]
     available = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-    resources = engine_resources(
+    options = engine_resources(
         available,
         num_engines=len(settings.models) * settings.most_replicas,
         device=settings.device,
         num_ranks=settings.tensor_parallel,
     )
+    blueprint = Blueprint(
+        release=secrets.token_hex(8),
+        link_token=make_link_token(),
+        log_path=log_path,
+        first=frozenset(model.name for model in settings.models),
+        engine_options=options,
+        gateway_cpus=gateway_cpus(available),
+    )
+    return application_of(settings, blueprint)
+
+
+def application_of(settings: Settings, blueprint: Blueprint) -> Application:
+    """Return the application with the models of ``settings``."""
     engines = {}
     for model in settings.models:
-        name = engine_deployment_name(model.name)
+        name, is_first = engine_deployment_name(model.name), model.name in blueprint.first
         deployment = serve.deployment(
             name=name,
             **_scale(settings),
-            **placement(resources, settings.tensor_parallel),
+            **(placement(dict(blueprint.engine_options), settings.tensor_parallel) if is_first else {"ray_actor_options": {"num_cpus": 0}}),
             request_router_config=RequestRouterConfig(request_router_class=_ROUTER),  # type: ignore[arg-type]
-            **_lifecycle(settings),
+            **(_lifecycle(settings) if is_first else _lifecycle(settings) | _TOLD_AT_ONCE),
         )(EngineReplica)
-        engines[model.name] = (name, deployment.bind(model, settings, link_token, log_path))
-    gateway = serve.deployment(name=GATEWAY, ray_actor_options={"num_cpus": gateway_cpus(available)}, **_lifecycle(settings))
-    return gateway(serve.ingress()(GatewayReplica)).bind(settings, engines, link_token, log_path)
+        version = f"{blueprint.release}-{hashlib.sha256(model.model_dump_json().encode()).hexdigest()[:16]}"
+        engines[model.name] = (name, _of_version(deployment, version).bind(model, settings, blueprint.link_token, blueprint.log_path))
+    gateway = serve.deployment(name=GATEWAY, ray_actor_options={"num_cpus": blueprint.gateway_cpus}, **_lifecycle(settings))
+    return _of_version(gateway(serve.ingress()(GatewayReplica)), blueprint.release).bind(settings, engines, blueprint)
+
+
+def _of_version(deployment: serve.Deployment, version: str) -> serve.Deployment:
+    """Name a deployment's version, which Serve else draws anew at each deployment; it restarts what has another one."""
+    return deployment.options(version=version, _internal=True)
 
 
 def _scale(settings: Settings) -> dict[str, Any]:
@@ -116,12 +154,6 @@ def _lifecycle(settings: Settings) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": settings.drain_timeout_s + _STOP_MARGIN_S,
         "max_constructor_retry_count": 3,
     }
-
-
-def engine_deployment_name(model: str) -> str:
-    """Return a name that Serve's own names can hold, readable and different for different models."""
-    slug = re.sub(r"[^A-Za-z0-9_.-]", "-", model)
-    return f"engine-{slug}" if slug == model else f"engine-{slug}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
 
 def gateway_cpus(nodes: list[dict[str, float]]) -> float:

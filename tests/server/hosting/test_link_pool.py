@@ -79,3 +79,18 @@ async def test_closing_closes_every_link_the_retiring_ones_too(pool: LinkPool, m
     await asyncio.sleep(0)
     await pool.close()
     assert all(link.is_closed.is_set() for link in made)
+
+
+async def test_a_deployment_that_is_added_gets_links_and_one_that_is_removed_loses_them(
+    pool: LinkPool, model: ServedModel, made: list[_Made]
+) -> None:
+    other = ServedModel("other", tokenizer=model.tokenizer)
+    pool.update("engine-tiny", {"r1": "h:1"})
+    pool.add("engine-other", other)
+    pool.update("engine-other", {"r2": "h:2"})
+    assert other.replicas.links == (made[1],)
+    await pool.remove("engine-other")
+    pool.update("engine-other", {"r3": "h:3"})
+    assert len(made) == 2
+    assert other.replicas.num_ready == 0
+    assert made[1].is_closed.is_set() and not made[0].is_closed.is_set()

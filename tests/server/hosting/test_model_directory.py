@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from attendant_server.config import Settings
 from attendant_server.errors import ServingError
 from attendant_server.hosting.model_directory import ModelDirectory
 from attendant_server.hosting.model_paths import ModelPathError
-from attendant_server.hosting.ray_host import run_on_ray
 
 
 def _model(path: Path) -> Path:
@@ -68,11 +66,6 @@ def test_what_is_no_model_is_said_and_a_near_name_suggested(root: Path) -> None:
         ModelDirectory(str(root)).find("empty")
     with pytest.raises(ServingError, match="did you mean 'one'"):
         ModelDirectory(str(root)).find("onne")
-
-
-def test_on_ray_it_is_refused_before_anything_starts(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_on_ray(Settings(model_directory=str(root), http_port=0, grpc_port=0)) == 1
-    assert "models are not loaded while the server runs" in capsys.readouterr().err
 
 
 def test_the_directory_must_be_one(tmp_path: Path) -> None:

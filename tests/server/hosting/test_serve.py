@@ -4,9 +4,12 @@ from typing import Any
 
 import pydantic
 import pytest
+from ray.serve._private.build_app import build_app
 from ray.serve.schema import ServeDeploySchema
 
+from attendant_server.config import ModelSettings, Settings
 from attendant_server.hosting import serve
+from attendant_server.hosting.engine_names import engine_deployment_name
 from attendant_server.hosting.model_paths import ModelPathError
 
 _STORIES = {"name": "stories", "path": "stories260k"}
@@ -17,11 +20,11 @@ _STORIES = {"name": "stories", "path": "stories260k"}
     [("stories260k", "engine-stories260k"), ("all-MiniLM-L6-v2", "engine-all-MiniLM-L6-v2")],
 )
 def test_an_engines_deployment_is_called_after_its_model(model: str, name: str) -> None:
-    assert serve.engine_deployment_name(model) == name
+    assert engine_deployment_name(model) == name
 
 
 def test_models_whose_names_need_cleaning_get_different_deployments_with_plain_names() -> None:
-    names = {serve.engine_deployment_name(model) for model in ("org/model", "org-model", "org model", "org#model")}
+    names = {engine_deployment_name(model) for model in ("org/model", "org-model", "org model", "org#model")}
     assert len(names) == 4
     assert all(re.fullmatch(r"engine-[A-Za-z0-9_.-]+", name) for name in names)
 
@@ -96,8 +99,24 @@ def test_the_builder_refuses_unknown_settings_and_models() -> None:
         serve.build_app({"models": [{"name": "a", "path": "stories260"}]})
 
 
+def test_what_stays_when_the_models_change_keeps_its_version_and_options() -> None:
+    def made(*names: str) -> dict[str, tuple[str | None, object, object]]:
+        models = tuple(ModelSettings(name=name, path="/models/" + name) for name in names)
+        built = build_app(serve.application_of(Settings(models=models), blueprint), name="attendant", route_prefix="/")
+        return {item.name: (item.version, item.ray_actor_options, item._deployment_config) for item in built.deployments}
+
+    blueprint = serve.Blueprint(
+        release="r", link_token="t", log_path=None, first=frozenset(("a", "b")), engine_options={"num_cpus": 0.5}, gateway_cpus=0.5
+    )
+    before, after = made("a", "b"), made("b", "c")
+    assert set(after) == {"engine-b", "engine-c", "gateway"}
+    assert {name: after[name] for name in ("engine-b", "gateway")} == {name: before[name] for name in ("engine-b", "gateway")}
+    assert after["engine-c"][1] == {"num_cpus": 0}
+    assert len({version for version, *_ in (*before.values(), *after.values())}) == 4
+
+
 def test_the_builder_refuses_a_model_directory_for_nothing_would_come_of_it() -> None:
-    with pytest.raises(ValueError, match="models are not loaded while the server runs"):
+    with pytest.raises(ValueError, match="leave model_directory out"):
         serve.build_app({"models": [], "model_directory": "models"})
 
 

@@ -1,0 +1,72 @@
+"""On Ray a model comes and goes while the application runs: no process of another model is touched, and no call fails."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from attendant_client import AsyncClient, Client, InvalidRequestError, ModelNotFoundError
+from attendant_server.config import ModelSettings, Settings
+from tests.e2e.callers import WAYS, open_callers
+from tests.e2e.checkpoints import write_bert_classifier
+from tests.e2e.local_server import ServerThread
+from tests.e2e.processes import descendants
+from tests.e2e.server_process import ServerProcess
+from tests.e2e.story import WHOLE
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(180)]
+
+TEXTS = ["the dog ran", "a cat", "no"]
+
+
+async def test_a_model_is_loaded_asked_and_unloaded_while_another_answers(ray_server: ServerProcess, tmp_path: Path) -> None:
+    expected = await asyncio.to_thread(_judged_from_the_start, tmp_path)
+    before = await _three_replicas(ray_server)
+    is_over, num_answers = asyncio.Event(), 0
+    async with open_callers(ray_server) as callers, AsyncClient(ray_server.grpc_address, timeout_s=90) as client:
+
+        async def call_on(way: str) -> None:
+            nonlocal num_answers
+            while not is_over.is_set():
+                WHOLE.check(await callers[way].greedy(WHOLE.prompt, WHOLE.length))
+                num_answers += 1
+
+        async with asyncio.TaskGroup() as group:
+            for way in WAYS:
+                group.create_task(call_on(way))
+            try:
+                with pytest.raises(InvalidRequestError, match=r"model\.safetensors should have"):
+                    await client.load_model("broken")
+                assert {model.id: model.state for model in await client.list_models()}["broken"] == "failed"
+                await client.unload_model("broken")
+                assert (await client.load_model("judge")).state == "ready"
+                assert [answer.probs for answer in (await client.classify("judge", TEXTS)).classifications] == expected
+                await client.unload_model("judge")
+                with pytest.raises(ModelNotFoundError):
+                    await client.classify("judge", TEXTS)
+                assert len(await client.list_models()) == 1
+            finally:
+                is_over.set()
+    assert num_answers >= len(WAYS)
+    assert await _three_replicas(ray_server) == before
+
+
+def _judged_from_the_start(folder: Path) -> list[dict[str, float]]:
+    """What a server says that has had the model from the start."""
+    model = ModelSettings(name="judge", path=str(write_bert_classifier(folder / "judge")))
+    settings = Settings(models=(model,), http_port=0, grpc_port=0)
+    with ServerThread(settings) as server, Client(f"127.0.0.1:{server.server.grpc_port}") as client:
+        return [answer.probs for answer in client.classify("judge", TEXTS).classifications]
+
+
+async def _three_replicas(server: ServerProcess) -> set[int]:
+    """Wait until the gateway and two engines are all that is left of whatever was, and return their processes."""
+    async with asyncio.timeout(60):
+        while len(replicas := _replicas(server)) != 3:
+            await asyncio.sleep(0.1)
+    return replicas
+
+
+def _replicas(server: ServerProcess) -> set[int]:
+    """The processes of engines and gateway."""
+    return {pid for pid, command in descendants(server.pid).items() if command.startswith("ray::ServeReplica")}
