@@ -19,7 +19,7 @@ from models.recipes.gpt.tasks import Pair, Task, load_categories
 from models.recipes.gpt.tokenizer import end_of_text_id
 
 MAX_SHOTS = 16
-ANSWER_WEIGHT = 2.0
+ANSWER_WEIGHT = 3.0
 """A window of episodes has about a quarter of its tokens in answers, so they need a louder voice beside text."""
 OTHER_WEIGHT = 0.1
 SERVED_TEMPLATE_SHARE = 0.5
@@ -78,14 +78,14 @@ class EpisodeSource:
         self._seed = seed
         categories = load_categories(tasks)
         self._makers: list[tuple[Maker, float]] = [
-            (_read_maker([task for task in tasks if not task.is_held_out]), 0.40),
-            (word_maker(words), 0.16),
+            (_read_maker([task for task in tasks if not task.is_held_out]), 0.32),
+            (word_maker(words), 0.14),
             (affix_maker(words), 0.03),
-            (list_maker(words, categories), 0.13),
-            (arithmetic_maker(), 0.08),
-            (recall_maker(words), 0.06),
+            (list_maker(words, categories), 0.20),
+            (arithmetic_maker(), 0.05),
+            (recall_maker(words), 0.14),
             (label_maker(categories, words), 0.06),
-            *((label_maker(named, words), 0.08 / len(classes)) for named in classes.values()),
+            *((label_maker(named, words), 0.06 / len(classes)) for named in classes.values()),
         ]
 
     def window(self, number: int, length: int) -> Window:

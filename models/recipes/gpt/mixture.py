@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 EPISODES = "episodes"
-EPISODE_SHARE = 0.33
+EPISODE_SHARE = 0.4
 
 _SIMPLE = {"pd_children_stories": 0.45, "pd_fiction_tier1": 0.35, "tatoeba_english_sentences": 0.13, "ccby_children_stories": 0.07}
 _WIDER = {

@@ -17,11 +17,11 @@ PEAK_RATE = "peak_rate"
 class Rates:
     """Peak learning rates and the decay of weights."""
 
-    muon: float = 0.01
+    muon: float = 0.006
     muon_momentum: float = 0.95
     muon_weight_decay: float = 0.05
-    embeddings: float = 2e-3
-    vectors: float = 2e-3
+    embeddings: float = 1.2e-3
+    vectors: float = 1.2e-3
 
 
 class Optimizers:
