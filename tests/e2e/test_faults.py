@@ -14,8 +14,8 @@ import torch
 
 from attendant_engine.engine import Engine
 from attendant_engine.models.base import LoadedModel, ModelInputs, Trunk
+from attendant_engine.parallel import loading
 from attendant_engine.stats import StepOutput
-from attendant_engine.weights import loader
 from attendant_server.config import ModelSettings, Settings
 from tests.e2e import checkpoints
 from tests.e2e.callers import Answer, Caller, GrpcStream, GrpcUnary, Http, Sse
@@ -38,7 +38,7 @@ class Bomb:
 
     def load(self, *args: Any, **kwargs: Any) -> LoadedModel:
         """Load a model as ever, and stand before it."""
-        model = loader.load_model(*args, **kwargs)
+        model = loading.load_planned_model(*args, **kwargs)
         return replace(model, trunk=self._guard(model.trunk))
 
     def _guard(self, trunk: Trunk) -> Trunk:
@@ -66,7 +66,7 @@ def bomb() -> Bomb:
 @pytest.fixture(scope="module")
 def server(bomb: Bomb, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attendant_engine.engine.load_model", bomb.load)
+        patch.setattr("attendant_engine.engine.load_planned_model", bomb.load)
         with ServerThread(_settings(tmp_path_factory.mktemp("faults"))) as server:
             bomb.is_armed = True
             yield server

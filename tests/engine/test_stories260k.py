@@ -74,7 +74,7 @@ def test_a_loaded_engine_says_what_it_is_and_what_loading_took(engine: Engine) -
     info, stats = engine.info, engine.load_stats
     assert (info.name, info.family, info.kind, info.dtype, info.device_kind) == ("stories", "llama", "decoder", "float32", "cpu")
     assert info.tasks == ("completion", "few-shot") and info.max_model_len == info.vocab_size == 512
-    assert set(stats.phase_s) == {"config", "weights", "warmup"} and all(seconds > 0 for seconds in stats.phase_s.values())
+    assert set(stats.phase_s) == {"config", "weights", "warmup", "self_check"} and all(seconds > 0 for seconds in stats.phase_s.values())
     assert stats.kv_cache_bytes == stats.num_blocks * BLOCK_BYTES
 
 
