@@ -1,9 +1,10 @@
 """``attendant self-check``: does this machine compute a model as it should, and the record that says how it should."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from attendant_server.commands.engine_options import AttentionBackend, Device, DType, KVCacheDType, Quantization
 from attendant_server.commands.terminal import ANSWERED_WITH_ERROR, WRONG_CALL, fail
 
 
@@ -12,21 +13,11 @@ def self_check(
     write: Annotated[
         bool, typer.Option("--write", help="First write the record beside the checkpoint, computed plainly in float32.")
     ] = False,
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Where it runs.")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option("--dtype", help="Number format of the weights.")
-    ] = None,
-    attention_backend: Annotated[
-        Literal["auto", "native", "reference", "torch", "triton"] | None,
-        typer.Option("--attention-backend", help="What computes; native is our own CPU kernels."),
-    ] = None,
-    quantization: Annotated[
-        Literal["none", "int8", "int4"] | None, typer.Option("--quantization", help="Pack the weights into fewer bits at load.")
-    ] = None,
-    kv_cache_dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "int8"] | None,
-        typer.Option("--kv-cache-dtype", help="Number format of the cache. Default auto: as --dtype."),
-    ] = None,
+    device: Device = None,
+    dtype: DType = None,
+    attention_backend: AttentionBackend = None,
+    quantization: Quantization = None,
+    kv_cache_dtype: KVCacheDType = None,
 ) -> None:
     """Load a model as a server does, and check what it computes, as every replica does before it is ready."""
     from attendant_engine.engine import load_engine

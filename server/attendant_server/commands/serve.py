@@ -6,6 +6,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from attendant_server.commands.engine_options import (
+    AttentionBackend,
+    Device,
+    DType,
+    KVCacheDType,
+    KVCacheMemory,
+    MaxBatchTokens,
+    MaxModelLen,
+    MaxNumSeqs,
+    Quantization,
+    TensorParallel,
+)
 from attendant_server.commands.terminal import WRONG_CALL, fail
 
 
@@ -21,30 +33,19 @@ def serve(
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on. Default 127.0.0.1.")] = None,
     http_port: Annotated[int | None, typer.Option("--http-port", help="0 picks a free one. Default 8000.")] = None,
     grpc_port: Annotated[int | None, typer.Option("--grpc-port", help="0 picks a free one. Default 9000.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Default auto.")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option("--dtype", help="Number format. Default auto.")
-    ] = None,
-    attention_backend: Annotated[
-        Literal["auto", "native", "reference", "torch", "triton"] | None,
-        typer.Option("--attention-backend", help="Native: our own CPU kernels. Default auto: the fastest one here."),
-    ] = None,
-    quantization: Annotated[
-        Literal["none", "int8", "int4"] | None,
-        typer.Option("--quantization", help="Pack float weights into fewer bits at load (native CPU kernels). Default none."),
-    ] = None,
+    device: Device = None,
+    dtype: DType = None,
+    attention_backend: AttentionBackend = None,
+    quantization: Quantization = None,
     speculation: Annotated[
         Literal["none", "ngram"] | None,
         typer.Option("--speculation", help="Propose tokens by looking up what followed before; same output. Default ngram."),
     ] = None,
-    kv_cache_dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "int8"] | None,
-        typer.Option("--kv-cache-dtype", help="Number format of the cache; int8 holds twice as much. Default auto: as --dtype."),
-    ] = None,
-    max_model_len: Annotated[int | None, typer.Option("--max-model-len", help="Longest context, in tokens. Default: the model's.")] = None,
-    max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", help="Most sequences in one step. Default: planned.")] = None,
-    max_batch_tokens: Annotated[int | None, typer.Option("--max-batch-tokens", help="Most tokens in one step. Default: planned.")] = None,
-    kv_cache_memory: Annotated[str | None, typer.Option("--kv-cache-memory", help="For example 2GiB. Default: planned.")] = None,
+    kv_cache_dtype: KVCacheDType = None,
+    max_model_len: MaxModelLen = None,
+    max_num_seqs: MaxNumSeqs = None,
+    max_batch_tokens: MaxBatchTokens = None,
+    kv_cache_memory: KVCacheMemory = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,10 +53,7 @@ def serve(
         ),
     ] = None,
     replicas: Annotated[int | None, typer.Option("--replicas", help="Replicas of each model. Default 1.")] = None,
-    tensor_parallel: Annotated[
-        int | None,
-        typer.Option("--tensor-parallel", help="Processes (GPUs, or CPU ranks) that share one replica's weights. Default 1."),
-    ] = None,
+    tensor_parallel: TensorParallel = None,
     min_replicas: Annotated[
         int | None, typer.Option("--min-replicas", help="Fewest replicas of each model, 0 for none when idle; with --max-replicas.")
     ] = None,
