@@ -39,7 +39,7 @@ class RetryPolicy:
 class Contact:
     """Whether a client's server has ever answered it, and the way to a fresh connection; one a client, shared by its calls."""
 
-    def __init__(self, renew: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, renew: Callable[[], None]) -> None:
         self.was_made = False
         self._renew = renew
         self._may_renew_from_s = 0.0
