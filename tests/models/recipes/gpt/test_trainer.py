@@ -37,7 +37,7 @@ SETTINGS = Settings(
 )
 RATES = Rates(muon=0.02, embeddings=3e-3, vectors=3e-3)
 """High, since steps are few."""
-NUM_STEPS = 20
+NUM_STEPS = 40
 BUDGET = Budget(num_tokens=NUM_STEPS * 64 * 8)
 
 
@@ -88,8 +88,8 @@ def test_the_loss_falls_far_below_that_of_guessing(finished: tuple[Run, Progress
     lines = [json.loads(line) for line in run.paths.history.read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     bits = [line["bits_per_byte"]["valid_pd_books"] for line in lines if "bits_per_byte" in line]
-    assert len(losses) == 4
-    assert losses[-1] < 0.8 * losses[0]
+    assert len(losses) == 8
+    assert losses[-1] < 0.75 * losses[0]
     assert bits == sorted(bits, reverse=True)
     assert progress.num_tokens == BUDGET.num_tokens
     assert "100.0% done  falling" in run.output.getvalue()
