@@ -17,12 +17,11 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.bench_command import run_bench
-from benchmarks.checkpoints import write_gpt2
+from benchmarks.checkpoints import GPT2_4M, write_gpt2
 from benchmarks.results_file import markdown_table, spread, write_results
 from benchmarks.servers import RunningServer, serve
 from tests.e2e.processes import descendants
 
-_SHAPE = {"n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 1024, "vocab_size": 2048}
 _PERIOD_US = 10_000
 """Of the quota: about two decode steps, so that a replica never stands still for long."""
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -130,7 +129,7 @@ def main() -> None:
     rows: list[list[str]] = []
     alone = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = write_gpt2(Path(folder) / "checkpoint", _SHAPE)
+        checkpoint = write_gpt2(Path(folder) / "checkpoint", GPT2_4M)
         for replicas in arguments.replicas:
             flags = ("--replicas", str(replicas), "--kv-cache-memory", "128MiB", "--log-level", "error", f"m={checkpoint}")
             with _on_one_core(), serve(*flags, log=Path(folder) / f"{replicas}.log") as server:
@@ -140,7 +139,7 @@ def main() -> None:
             rows.append([str(replicas), spread(figures.tokens_per_s), f"{rate / (replicas * alone):.3f}", f"{figures.gateway_cores:.2f}"])
             print(*rows[-1], sep="  ", flush=True)
     about = (
-        f"A GPT-2 of {_SHAPE['n_layer']} layers of {_SHAPE['n_embd']}, each replica with {arguments.core_share:g} of a core, "
+        f"A GPT-2 of {GPT2_4M['n_layer']} layers of {GPT2_4M['n_embd']}, each replica with {arguments.core_share:g} of a core, "
         f"{arguments.callers} gRPC streams for each, prompts of 32 tokens, {arguments.max_tokens} generated; {os.cpu_count()} cores in all."
     )
     table = markdown_table(["replicas", "tokens/s", "of as many alone", "cores of the gateway"], rows)

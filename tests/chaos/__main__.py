@@ -24,17 +24,14 @@ from statistics import median, quantiles
 
 import httpx
 
-from benchmarks.checkpoints import write_gpt2
+from benchmarks.checkpoints import GPT2_4M, write_gpt2
 from benchmarks.results_file import markdown_table, write_results
 from tests.chaos.faults import PROCESS_FAULTS, Fault, LostHost, LostProcess, RollingUpdate
 from tests.chaos.load import Load, Record, questions, replay
 from tests.chaos.nodes import Nodes
 from tests.e2e.callers import MODEL, Server
-from tests.e2e.metrics import label_values, scrape, total
+from tests.e2e.metrics import engine_replicas, scrape, total
 from tests.e2e.server_process import ServerProcess
-
-_GPT2 = {"n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 1024, "vocab_size": 2048}
-"""Small, and yet slow enough that a stream lasts for seconds."""
 
 _SETTINGS = {"log_level": "error", "kv_cache_memory": "256MiB"}
 _REPLACED_WITHIN_S = 120
@@ -80,7 +77,7 @@ async def _disturb(server: Server, fault: Fault, arguments: argparse.Namespace) 
     faults_s: list[tuple[float, float]] = []
     while time.monotonic() + arguments.every_s < end_s:
         await asyncio.sleep(arguments.every_s)
-        before = label_values(await scrape(server.http_url), "attendant_requests_running", "replica")
+        before = engine_replicas(await scrape(server.http_url))
         begun_s = time.monotonic()
         done = await fault.strike(rng)
         await _replacement(server, before, arguments.replicas)
@@ -96,7 +93,7 @@ async def _replacement(server: Server, before: set[str], num_replicas: int) -> N
     while time.monotonic() - begun_s < _REPLACED_WITHIN_S:
         # An update replaces the gateway too, and Serve's proxy may still send a scrape to the one that has gone.
         with contextlib.suppress(httpx.HTTPError):
-            now = label_values(await scrape(server.http_url), "attendant_requests_running", "replica")
+            now = engine_replicas(await scrape(server.http_url))
             if len(now) == num_replicas and now - before:
                 return
         await asyncio.sleep(0.1)
@@ -154,7 +151,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write the table to benchmarks/results")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as folder:
-        model = write_gpt2(Path(folder) / "model", _GPT2)
+        model = write_gpt2(Path(folder) / "model", GPT2_4M)
         report = _serve_and_disturb(arguments, model, Path(folder))
         with _server(model, _SETTINGS, Path(folder) / "fresh", "--local") as server:
             report.record.differing += asyncio.run(replay(server, report.record.drawn))

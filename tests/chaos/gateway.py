@@ -18,17 +18,14 @@ from statistics import median, quantiles
 
 import httpx
 
-from benchmarks.checkpoints import write_gpt2
+from benchmarks.checkpoints import GPT2_4M, write_gpt2
 from benchmarks.results_file import markdown_table, write_results
 from tests.chaos.client_load import ClientLoad, ClientRecord
 from tests.chaos.load import questions
 from tests.e2e.callers import MODEL
-from tests.e2e.metrics import label_values, scrape
+from tests.e2e.metrics import engine_replicas, scrape
 from tests.e2e.processes import descendants
 from tests.e2e.server_process import ServerProcess
-
-_GPT2 = {"n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 1024, "vocab_size": 2048}
-"""Small, and yet slow enough that a stream lasts for seconds."""
 
 _REPLACED_WITHIN_S = 120
 
@@ -55,7 +52,7 @@ async def _disturb(server: ServerProcess, arguments: argparse.Namespace) -> list
 async def _num_replicas(server: ServerProcess) -> int:
     """Count the engine replicas that the gateway knows; 0 while there is none."""
     try:
-        return len(label_values(await scrape(server.http_url), "attendant_requests_running", "replica"))
+        return len(engine_replicas(await scrape(server.http_url)))
     except httpx.HTTPError:
         return 0
 
@@ -105,7 +102,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write the table to benchmarks/results")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = write_gpt2(Path(folder) / "model", _GPT2)
+        model = write_gpt2(Path(folder) / "model", GPT2_4M)
         flags = ("--http-port", "0", "--grpc-port", "0", "--replicas", str(arguments.replicas), "--log-level", "error")
         server = ServerProcess(f"{MODEL}={model}", *flags, "--kv-cache-memory", "256MiB", log_dir=Path(folder))
         try:

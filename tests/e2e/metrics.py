@@ -27,6 +27,16 @@ def label_values(samples: list[Sample], name: str, label: str) -> set[str]:
     return {sample.labels[label] for sample in samples if sample.name == name}
 
 
+def engine_replicas(samples: list[Sample]) -> set[str]:
+    """Return the names of the engine replicas that the gateway knows."""
+    return label_values(samples, "attendant_requests_running", "replica")
+
+
+def are_two_there(samples: list[Sample]) -> bool:
+    """True when two engine replicas report."""
+    return len(engine_replicas(samples)) == 2
+
+
 async def eventually(url: str, holds: Callable[[list[Sample]], bool], *, within_s: float) -> float:
     """Scrape until ``holds`` and return the seconds that took; fail with the last scrape when it takes too long."""
     started_s = time.monotonic()

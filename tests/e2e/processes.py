@@ -23,6 +23,11 @@ def descendants(pid: int) -> dict[int, str]:
     return {child: _command(child) for child in found - {pid}}
 
 
+def serve_replicas(pid: int) -> set[int]:
+    """Return the processes of Ray Serve's replicas below ``pid``: engines and gateway."""
+    return {child for child, command in descendants(pid).items() if command.startswith("ray::ServeReplica")}
+
+
 def is_alive(pid: int) -> bool:
     """True while the process runs; one that has ended and waits for its parent does not."""
     try:

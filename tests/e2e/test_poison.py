@@ -4,12 +4,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from prometheus_client.samples import Sample
 
 from attendant_client import AsyncClient, RetryPolicy, ServerError
 from tests.e2e.callers import MODEL
 from tests.e2e.conftest import START_TIMEOUT_S
-from tests.e2e.metrics import eventually, label_values
+from tests.e2e.metrics import are_two_there, eventually
 from tests.e2e.processes import descendants, is_alive
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import WHOLE
@@ -28,7 +27,7 @@ async def test_a_request_that_kills_its_replicas_ends_two_of_them_and_no_other_c
     )
     try:
         await asyncio.to_thread(server.wait_ready, START_TIMEOUT_S)
-        await eventually(server.http_url, lambda samples: _num_replicas(samples) == 2, within_s=_REPLACED_WITHIN_S)
+        await eventually(server.http_url, are_two_there, within_s=_REPLACED_WITHIN_S)
         before = _engines(server)
         async with AsyncClient(server.grpc_address, timeout_s=120.0) as client:
             is_over = asyncio.Event()
@@ -51,7 +50,7 @@ async def test_a_request_that_kills_its_replicas_ends_two_of_them_and_no_other_c
             assert all(await asyncio.gather(*asks))
         replacements = _engines(server) - before
         assert not any(map(is_alive, before))
-        await eventually(server.http_url, lambda samples: _num_replicas(samples) == 2, within_s=_REPLACED_WITHIN_S)
+        await eventually(server.http_url, are_two_there, within_s=_REPLACED_WITHIN_S)
         assert all(map(is_alive, replacements))
     finally:
         server.stop()
@@ -59,7 +58,3 @@ async def test_a_request_that_kills_its_replicas_ends_two_of_them_and_no_other_c
 
 def _engines(server: ServerProcess) -> set[int]:
     return {pid for pid, command in descendants(server.pid).items() if f"engine-{MODEL}" in command}
-
-
-def _num_replicas(samples: list[Sample]) -> int:
-    return len(label_values(samples, "attendant_requests_running", "replica"))

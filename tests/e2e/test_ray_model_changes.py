@@ -10,7 +10,7 @@ from attendant_server.config import ModelSettings, Settings
 from tests.e2e.callers import WAYS, open_callers
 from tests.e2e.checkpoints import write_bert_classifier
 from tests.e2e.local_server import ServerThread
-from tests.e2e.processes import descendants
+from tests.e2e.processes import serve_replicas
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import WHOLE
 
@@ -62,11 +62,6 @@ def _judged_from_the_start(folder: Path) -> list[dict[str, float]]:
 async def _three_replicas(server: ServerProcess) -> set[int]:
     """Wait until the gateway and two engines are all that is left of whatever was, and return their processes."""
     async with asyncio.timeout(60):
-        while len(replicas := _replicas(server)) != 3:
+        while len(replicas := serve_replicas(server.pid)) != 3:
             await asyncio.sleep(0.1)
     return replicas
-
-
-def _replicas(server: ServerProcess) -> set[int]:
-    """The processes of engines and gateway."""
-    return {pid for pid, command in descendants(server.pid).items() if command.startswith("ray::ServeReplica")}

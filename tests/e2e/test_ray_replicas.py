@@ -17,7 +17,7 @@ from prometheus_client.samples import Sample
 from attendant.v1 import completion_pb2, inference_service_pb2_grpc
 from attendant_server.hosting import ports
 from tests.e2e.callers import MODEL, WAYS, grpc_request, open_callers
-from tests.e2e.metrics import eventually, label_values, scrape
+from tests.e2e.metrics import are_two_there, engine_replicas, eventually, scrape
 from tests.e2e.processes import descendants
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import BOS, WHOLE
@@ -40,8 +40,8 @@ async def test_metrics_pass_promtools_check(ray_server: ServerProcess) -> None:
 
 
 async def test_a_real_prometheus_scrapes_both_replicas(ray_server: ServerProcess, tmp_path: Path) -> None:
-    await eventually(ray_server.http_url, _are_both_there, within_s=_REPLACED_WITHIN_S)
-    replicas = label_values(await scrape(ray_server.http_url), _RUNNING, "replica")
+    await eventually(ray_server.http_url, are_two_there, within_s=_REPLACED_WITHIN_S)
+    replicas = engine_replicas(await scrape(ray_server.http_url))
     target = ray_server.http_url.removeprefix("http://")
     config = {"scrape_configs": [{"job_name": "attendant", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}]}
     (tmp_path / "prometheus.yml").write_text(json.dumps(config))
@@ -64,9 +64,9 @@ async def test_a_real_prometheus_scrapes_both_replicas(ray_server: ServerProcess
     ("signal_number", "num_lost"), [(signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGKILL, 2)], ids=["killed", "hung", "all-killed"]
 )
 async def test_no_call_notices_the_loss_of_replicas(ray_server: ServerProcess, signal_number: int, num_lost: int) -> None:
-    await eventually(ray_server.http_url, _are_both_there, within_s=_REPLACED_WITHIN_S)
+    await eventually(ray_server.http_url, are_two_there, within_s=_REPLACED_WITHIN_S)
     samples = await scrape(ray_server.http_url)
-    before, num_moved = label_values(samples, _RUNNING, "replica"), _num_moved(samples)
+    before, num_moved = engine_replicas(samples), _num_moved(samples)
     engines = sorted(pid for pid, command in descendants(ray_server.pid).items() if f"engine-{MODEL}" in command)
     assert len(engines) == 2
     async with grpc.aio.insecure_channel(ray_server.grpc_address) as channel, open_callers(ray_server) as callers:
@@ -109,7 +109,7 @@ async def test_no_call_notices_the_loss_of_replicas(ray_server: ServerProcess, s
         assert num_answers >= 24
 
     def is_replaced(samples: list[Sample]) -> bool:
-        now = label_values(samples, _RUNNING, "replica")
+        now = engine_replicas(samples)
         return len(now) == 2 and len(now & before) == 2 - num_lost
 
     await eventually(ray_server.http_url, is_replaced, within_s=_REPLACED_WITHIN_S)
@@ -120,10 +120,6 @@ async def test_no_call_notices_the_loss_of_replicas(ray_server: ServerProcess, s
 
 def _num_moved(samples: list[Sample]) -> float:
     return sum(sample.value for sample in samples if sample.name == "attendant_stream_failovers_total")
-
-
-def _are_both_there(samples: list[Sample]) -> bool:
-    return len(label_values(samples, _RUNNING, "replica")) == 2
 
 
 def _all_are_busy(samples: list[Sample]) -> bool:

@@ -4,12 +4,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from prometheus_client.samples import Sample
 
 from tests.e2e.callers import MODEL, WAYS, open_callers
 from tests.e2e.conftest import RAY_SETTINGS
-from tests.e2e.metrics import eventually, label_values
-from tests.e2e.processes import descendants
+from tests.e2e.metrics import are_two_there, eventually
+from tests.e2e.processes import serve_replicas
 from tests.e2e.rolling_update import update
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import WHOLE
@@ -22,8 +21,8 @@ _CALLERS = 8
 
 
 async def test_no_call_fails_while_every_replica_is_replaced(ray_server: ServerProcess) -> None:
-    await eventually(ray_server.http_url, _are_both_there, within_s=_UPDATE_WITHIN_S)
-    before = _replicas(ray_server)
+    await eventually(ray_server.http_url, are_two_there, within_s=_UPDATE_WITHIN_S)
+    before = serve_replicas(ray_server.pid)
     assert len(before) == 3
     is_updated, num_answers = asyncio.Event(), 0
     async with open_callers(ray_server) as callers:
@@ -45,13 +44,4 @@ async def test_no_call_fails_while_every_replica_is_replaced(ray_server: ServerP
                 is_updated.set()
         assert num_answers >= _CALLERS
         WHOLE.check(await callers["http"].greedy(WHOLE.prompt, WHOLE.length))
-    assert not before & _replicas(ray_server)
-
-
-def _replicas(server: ServerProcess) -> set[int]:
-    """The processes of engines and gateway."""
-    return {pid for pid, command in descendants(server.pid).items() if command.startswith("ray::ServeReplica")}
-
-
-def _are_both_there(samples: list[Sample]) -> bool:
-    return len(label_values(samples, "attendant_requests_running", "replica")) == 2
+    assert not before & serve_replicas(ray_server.pid)
