@@ -10,7 +10,11 @@ import pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Send all tests marked ``ray`` to one xdist worker, so that its session-scoped cluster is the only one."""
+    """Send all tests marked ``ray`` to one xdist worker, so that its session-scoped cluster is the only one.
+
+    Those that leave its server other than it was started come last: an update hands Serve an application without a model directory.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("changes_ray_server") is not None)
     for item in items:
         if item.get_closest_marker("ray") is not None:
             item.add_marker(pytest.mark.xdist_group("ray"))

@@ -13,7 +13,7 @@ from tests.e2e.rolling_update import update
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import WHOLE
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.changes_ray_server, pytest.mark.slow, pytest.mark.timeout(240)]
 
 _MODEL_PATH = Path(__file__).parents[2] / "models" / MODEL
 _UPDATE_WITHIN_S = 120
@@ -37,9 +37,7 @@ async def test_no_call_fails_while_every_replica_is_replaced(ray_server: ServerP
             for number in range(_CALLERS):
                 group.create_task(call_on(WAYS[number % len(WAYS)]))
             try:
-                await update(
-                    ray_server, Path(__file__).parents[2] / "models" / MODEL, {**RAY_SETTINGS, "max_queue": 777}, within_s=_UPDATE_WITHIN_S
-                )
+                await update(ray_server, _MODEL_PATH, {**RAY_SETTINGS, "max_queue": 777}, within_s=_UPDATE_WITHIN_S)
             finally:
                 is_updated.set()
         assert num_answers >= _CALLERS
