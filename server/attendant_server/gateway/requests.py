@@ -22,7 +22,6 @@ Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 TokenIdList = Annotated[list[int], Field(min_length=1, max_length=MAX_TEXT_CHARS, fail_fast=True)]
 TextList = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
 TokenIdLists = Annotated[list[TokenIdList], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
-TextPair = Annotated[list[Text], Field(min_length=2, max_length=2)]
 Prompt = Text | TokenIdList
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
