@@ -175,7 +175,8 @@ class EngineWorker:
                 refusals += _refused(request, error)
         for request_id in aborts:
             engine.abort(request_id)
-        self._look_at_line(engine)
+        if requests or aborts:
+            self._look_at_line(engine)
         if engine.has_work:
             step = engine.step()
             self._last_stats = step.stats
