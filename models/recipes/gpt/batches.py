@@ -6,13 +6,14 @@ never stopped.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from models.recipes.gpt.corpus import Tokens
-from models.recipes.gpt.episodes import EpisodeSource
-from models.recipes.gpt.mixture import EPISODES, Mixture
+from models.recipes.gpt.episodes import Window
+from models.recipes.gpt.mixture import Mixture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,13 @@ class Batch:
     token_ids: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
+
+
+class WindowSource(Protocol):
+    """Makes windows up."""
+
+    def window(self, number: int, length: int) -> Window:
+        """Return window ``number`` of ``length`` tokens."""
 
 
 class TextSource:
@@ -52,10 +60,17 @@ class BatchSource:
     """Draws batches; ``counts`` says how many windows of each source are behind, and is what a checkpoint keeps."""
 
     def __init__(
-        self, texts: Mapping[str, TextSource], episodes: EpisodeSource, *, window: int, seed: int, counts: Mapping[str, int] | None = None
+        self,
+        texts: Mapping[str, TextSource],
+        made: Mapping[str, WindowSource],
+        *,
+        window: int,
+        seed: int,
+        counts: Mapping[str, int] | None = None,
     ) -> None:
+        """``texts`` are read, ``made`` are made up; the names of both are those of a mixture."""
         self._texts = texts
-        self._episodes = episodes
+        self._made = made
         self._window = window
         self._seed = seed
         self.counts = dict(counts or {})
@@ -71,8 +86,8 @@ class BatchSource:
             name = names[at]
             number = self.counts.get(name, 0)
             self.counts[name] = number + 1
-            if name == EPISODES:
-                window = self._episodes.window(number, self._window + 1)
+            if name in self._made:
+                window = self._made[name].window(number, self._window + 1)
                 ids[row], weights[row] = window.token_ids, window.weights
             else:
                 ids[row] = self._texts[name].window(number)

@@ -14,8 +14,10 @@ from models.recipes.gpt.batches import BatchSource, TextSource
 from models.recipes.gpt.cases import write_cases
 from models.recipes.gpt.checkpoint import Progress, load_checkpoint
 from models.recipes.gpt.corpus import TRAINING_SOURCES, VALIDATION_SOURCES, WorkFiles, open_tokens, prepare_corpus, token_bytes
+from models.recipes.gpt.echoes import EchoSource
 from models.recipes.gpt.episodes import EpisodeSource
 from models.recipes.gpt.export import export_model
+from models.recipes.gpt.mixture import ECHOES, EPISODES
 from models.recipes.gpt.model import GPT, ModelShape
 from models.recipes.gpt.optimizers import Optimizers, Rates
 from models.recipes.gpt.report import Reporter
@@ -26,6 +28,7 @@ from models.recipes.gpt.validation import ValidationText
 from models.recipes.gpt.words import read_words
 
 VALIDATION_WINDOWS = 16
+ECHO_TEXT = "pd_children_stories"
 
 
 def prepare_command(arguments: argparse.Namespace) -> None:
@@ -108,7 +111,8 @@ def _open_batches(
         seed=arguments.seed,
     )
     texts = {name: TextSource(open_tokens(work, name), window=settings.window, seed=arguments.seed, name=name) for name in TRAINING_SOURCES}
-    return BatchSource(texts, episodes, window=settings.window, seed=arguments.seed, counts=progress.counts)
+    echoes = EchoSource(open_tokens(work, ECHO_TEXT), vocab_size=tokenizer.get_vocab_size(), seed=arguments.seed)
+    return BatchSource(texts, {EPISODES: episodes, ECHOES: echoes}, window=settings.window, seed=arguments.seed, counts=progress.counts)
 
 
 def _open_validation(work: WorkFiles, tokenizer: Tokenizer, settings: Settings) -> list[ValidationText]:

@@ -1,11 +1,12 @@
-"""Which source a window of training comes from: simple text first, harder text as training goes on, episodes throughout."""
+"""Which source a window comes from: simple text first, harder text as training goes on, episodes and echoes throughout."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 EPISODES = "episodes"
-EPISODE_SHARE = 0.4
+ECHOES = "echoes"
+MADE_SHARES = {EPISODES: 0.45, ECHOES: 0.15}
 
 _SIMPLE = {"pd_children_stories": 0.45, "pd_fiction_tier1": 0.35, "tatoeba_english_sentences": 0.13, "ccby_children_stories": 0.07}
 _WIDER = {
@@ -47,5 +48,5 @@ class Mixture:
 def mixture_at(num_tokens: int, *, is_decaying: bool) -> Mixture:
     """Return the mixture after ``num_tokens`` of training; while the learning rate falls, the text that the model is for."""
     text = _LAST if is_decaying else _STAGES[bisect_right(_STARTS, num_tokens) - 1]
-    shares = {source: share * (1 - EPISODE_SHARE) for source, share in text.items()}
-    return Mixture(shares={**shares, EPISODES: EPISODE_SHARE})
+    text_share = 1 - sum(MADE_SHARES.values())
+    return Mixture(shares={**{source: share * text_share for source, share in text.items()}, **MADE_SHARES})

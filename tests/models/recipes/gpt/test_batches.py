@@ -5,17 +5,14 @@ import pytest
 import torch
 
 from models.recipes.gpt.batches import BatchSource, TextSource
-from models.recipes.gpt.episodes import EpisodeSource, Window
+from models.recipes.gpt.episodes import Window
 from models.recipes.gpt.mixture import EPISODES, Mixture, mixture_at
 
 WINDOW = 8
 
 
-class NumberedEpisodes(EpisodeSource):
+class NumberedEpisodes:
     """Windows that are their own number over and over."""
-
-    def __init__(self) -> None:
-        """Need nothing."""
 
     def window(self, number: int, length: int) -> Window:
         return Window(token_ids=np.full(length, number, dtype=np.uint16), weights=np.full(length, 0.5, dtype=np.float32))
@@ -26,7 +23,7 @@ def text_source(num_tokens: int = 100, *, seed: int = 1, name: str = "text") -> 
 
 
 def batch_source(counts: dict[str, int] | None = None) -> BatchSource:
-    return BatchSource({"text": text_source()}, NumberedEpisodes(), window=WINDOW, seed=4, counts=counts)
+    return BatchSource({"text": text_source()}, {EPISODES: NumberedEpisodes()}, window=WINDOW, seed=4, counts=counts)
 
 
 def test_an_epoch_has_every_window_once_in_another_order_than_the_next() -> None:

@@ -13,7 +13,9 @@ from tokenizers import Tokenizer
 from models.recipes.gpt.batches import BatchSource, TextSource
 from models.recipes.gpt.checkpoint import Progress, load_checkpoint
 from models.recipes.gpt.corpus import TRAINING_SOURCES, WorkFiles, open_tokens, token_bytes
+from models.recipes.gpt.echoes import EchoSource
 from models.recipes.gpt.episodes import EpisodeSource
+from models.recipes.gpt.mixture import ECHOES, EPISODES
 from models.recipes.gpt.model import GPT, ModelShape
 from models.recipes.gpt.optimizers import Optimizers, Rates
 from models.recipes.gpt.report import Reporter
@@ -58,6 +60,7 @@ class Run:
             progress = saved.progress
         episodes = EpisodeSource(tokenizer, tasks=load_tasks(data), classes=load_classes(data), words=read_words(work.words), seed=1)
         texts = {name: TextSource(open_tokens(work, name), window=64, seed=1, name=name) for name in TRAINING_SOURCES}
+        echoes = EchoSource(open_tokens(work, "pd_children_stories"), vocab_size=VOCAB_SIZE, seed=1)
         valid = ValidationText.spread(
             "valid_pd_books", open_tokens(work, "valid_pd_books"), token_bytes(tokenizer), window=64, max_windows=4
         )
@@ -66,7 +69,7 @@ class Run:
         self.trainer = Trainer(
             model=self.model,
             optimizers=optimizers,
-            batches=BatchSource(texts, episodes, window=64, seed=1, counts=progress.counts),
+            batches=BatchSource(texts, {EPISODES: episodes, ECHOES: echoes}, window=64, seed=1, counts=progress.counts),
             progress=progress,
             settings=SETTINGS,
             budget=BUDGET,
