@@ -84,6 +84,9 @@ class GatewayMetrics:
             ("model", "reason"),
             registry=self._registry,
         )
+        self._tasks = Gauge(
+            "attendant_gateway_tasks", "Tasks of the gateway's event loop; steady under steady load.", registry=self._registry
+        )
         build_info(self._registry).labels(component="gateway", model="", replica="", version=__version__, dtype="", device_kind="").set(1)
 
     def request_ended(self, endpoint: str, code: str, seconds: float) -> None:
@@ -120,8 +123,9 @@ class GatewayMetrics:
         """Return where one model's token times go."""
         return TokenTimes(self._first_token.labels(model), self._between_tokens.labels(model))
 
-    def render(self) -> bytes:
-        """Return these metrics alone, as Prometheus text."""
+    def render(self, *, num_tasks: int = 0) -> bytes:
+        """Return these metrics alone, as Prometheus text; ``num_tasks`` are those of the event loop now."""
+        self._tasks.set(num_tasks)
         return generate_latest(self._registry)
 
 

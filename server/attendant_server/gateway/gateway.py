@@ -198,7 +198,7 @@ class Gateway:
     def render_metrics(self) -> bytes:
         """Return the metrics of this gateway and of every replica that is linked now."""
         texts = [link.metrics_text for model in self._models.values() if model.parent is None for link in model.replicas.links]
-        return merge_expositions([self._metrics.render(), *texts])
+        return merge_expositions([self._metrics.render(num_tasks=len(asyncio.all_tasks())), *texts])
 
     @property
     def num_active(self) -> int:

@@ -138,6 +138,16 @@ async def test_metrics_join_the_gateways_own_with_those_of_live_replicas(gateway
     assert b'replica="r0"' not in gateway.render_metrics()
 
 
+async def test_the_gateways_metrics_count_the_tasks_of_its_event_loop(gateway: Gateway) -> None:
+    is_over = asyncio.Event()
+    before = len(asyncio.all_tasks())
+    waiting = [asyncio.ensure_future(is_over.wait()) for _ in range(3)]
+    assert f"attendant_gateway_tasks {before + 3}.0".encode() in gateway.render_metrics()
+    is_over.set()
+    await asyncio.gather(*waiting)
+    assert f"attendant_gateway_tasks {before}.0".encode() in gateway.render_metrics()
+
+
 async def test_a_call_is_logged_with_its_id_and_sizes_and_without_its_text(
     gateway: Gateway, link: FakeLink, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
