@@ -12,15 +12,14 @@ from pathlib import Path
 
 import torch
 
+from attendant_engine.admission.line import Line
 from attendant_engine.block_manager import BlockManager
 from attendant_engine.cache.tensors import CacheTensors
 from attendant_engine.config import EngineConfig
-from attendant_engine.deadlines import CANNOT_BE_MET, DEADLINE_PASSED, Deadlines
 from attendant_engine.decoding.speculation import Speculator
 from attendant_engine.description import describe_model
 from attendant_engine.errors import DeadlineError, InvalidRequestError
 from attendant_engine.faults import FaultyTrunk, fault_load, parse_faults
-from attendant_engine.line import Line
 from attendant_engine.models.base import LoadedModel
 from attendant_engine.models.sharding import shard_config
 from attendant_engine.outputs import aborted_outputs, failed_outputs, final_output, finish_reason, pooled_output, token_output
@@ -28,7 +27,9 @@ from attendant_engine.parallel.loading import load_planned_model
 from attendant_engine.parallel.trunk import is_native
 from attendant_engine.plan import cache_dtype, plan_model
 from attendant_engine.runner import Runner
-from attendant_engine.scheduler import Scheduler
+from attendant_engine.scheduling.deadlines import CANNOT_BE_MET, DEADLINE_PASSED, Deadlines
+from attendant_engine.scheduling.scheduler import Scheduler
+from attendant_engine.scheduling.usage import UsageLedger
 from attendant_engine.self_check.check import SelfCheck, check_engine
 from attendant_engine.sequence import (
     GenerationState,
@@ -49,7 +50,6 @@ from attendant_engine.types import (
     OutputError,
     PoolingRequest,
 )
-from attendant_engine.usage import UsageLedger
 from attendant_engine.validation import RequestValidator
 from attendant_engine.warm_up import warm_up
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, TypeVar
 
-from attendant_engine.door import Backlog
+from attendant_engine.admission.door import Backlog
 from attendant_engine.engine import Engine
 from attendant_engine.errors import CheckpointError, EngineError, NotReadyError, QueueFullError, ReplicaFaultError, RequestFaultError
 from attendant_engine.stats import StepOutput, StepStats

@@ -12,7 +12,7 @@ LENGTH = 1025
 
 def passages(ids: list[int]) -> list[tuple[list[int], int]]:
     """Cut a window into passages and how often each comes in a row; what the window's end cuts is left out."""
-    found = []
+    found: list[tuple[list[int], int]] = []
     while True:
         sizes = range(MIN_LENGTH, MAX_LENGTH + 1)
         size = next((size for size in sizes if len(ids) >= 2 * size and ids[:size] == ids[size : 2 * size]), None)

@@ -7,8 +7,8 @@ which is how it learns. Holds no state: what waits and how fast it goes is given
 
 from dataclasses import dataclass, field
 
+from attendant_engine.admission.pace import Pace
 from attendant_engine.errors import DeadlineError, EngineError, QueueFullError
-from attendant_engine.pace import Pace
 from attendant_engine.types import EngineRequest, GenerationRequest
 from attendant_engine.workload import Work, Workload, work_of
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from attendant_engine.door import Backlog, Door
+from attendant_engine.admission.door import Backlog, Door
+from attendant_engine.admission.pace import Pace, PaceMeter
 from attendant_engine.engine import Engine
 from attendant_engine.errors import DeadlineError, EngineError, QueueFullError
-from attendant_engine.pace import Pace, PaceMeter
 from attendant_engine.sequence import ScheduledStep, StepResult
 from attendant_engine.types import EngineRequest, GenerationRequest, PoolingRequest, SequenceOutput
 from attendant_engine.workload import Work, Workload, work_of

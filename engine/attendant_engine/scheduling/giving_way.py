@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Collection
 from operator import attrgetter
 
-from attendant_engine.fair_share import FairShares
+from attendant_engine.scheduling.fair_share import FairShares
 from attendant_engine.sequence import Sequence
 
 _BY_KEY = attrgetter("key")

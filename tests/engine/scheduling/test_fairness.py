@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from attendant_engine.engine import Engine
 from attendant_engine.errors import QueueFullError
-from attendant_engine.fair_share import CREDIT_TOKENS
+from attendant_engine.scheduling.fair_share import CREDIT_TOKENS
 from attendant_engine.service_order import PRIORITY_STEP_S
 from attendant_engine.types import GenerationRequest, PoolingRequest, SequenceOutput
 from tests.engine.clock import Clock

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from attendant_engine.deadlines import Deadlines
 from attendant_engine.engine import Engine
 from attendant_engine.errors import DeadlineError
+from attendant_engine.scheduling.deadlines import Deadlines
 from attendant_engine.sequence import PoolingState
 from attendant_engine.types import PooledOutput, PoolingRequest, SequenceOutput
 from tests.engine.clock import Clock

@@ -3,10 +3,10 @@
 Measures the engine's pace by its own steps and asks the ``door``. Decides on no order: that is the scheduler's.
 """
 
+from attendant_engine.admission.door import Backlog, Door
+from attendant_engine.admission.pace import PaceMeter
 from attendant_engine.config import QUEUE_PER_CACHE, QUEUE_PER_STEP, EngineConfig
-from attendant_engine.door import Backlog, Door
-from attendant_engine.pace import PaceMeter
-from attendant_engine.scheduler import Scheduler
+from attendant_engine.scheduling.scheduler import Scheduler
 from attendant_engine.sequence import ScheduledStep, Sequence
 from attendant_engine.stats import TenantUsage
 

@@ -14,8 +14,10 @@ from operator import attrgetter
 
 from attendant_engine.block_manager import BlockManager
 from attendant_engine.decoding.speculation import Speculator
-from attendant_engine.fair_share import FairShares
-from attendant_engine.giving_way import gives_way_to, last_in_line
+from attendant_engine.scheduling.fair_share import FairShares
+from attendant_engine.scheduling.giving_way import gives_way_to, last_in_line
+from attendant_engine.scheduling.usage import UsageLedger
+from attendant_engine.scheduling.waiting_queue import WaitingQueue
 from attendant_engine.sequence import (
     GenerationState,
     PoolingState,
@@ -24,8 +26,6 @@ from attendant_engine.sequence import (
     Sequence,
     SequenceStatus,
 )
-from attendant_engine.usage import UsageLedger
-from attendant_engine.waiting_queue import WaitingQueue
 from attendant_engine.workload import Workload
 
 _SHARED_STEPS = 4

@@ -7,9 +7,9 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attendant_engine.fair_share import CREDIT_TOKENS, FairShares
+from attendant_engine.scheduling.fair_share import CREDIT_TOKENS, FairShares
+from attendant_engine.scheduling.waiting_queue import WaitingQueue
 from attendant_engine.service_order import PRIORITY_STEP_S, Key, order_key
-from attendant_engine.waiting_queue import WaitingQueue
 from attendant_engine.workload import Work, Workload
 
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 0.5}

@@ -10,7 +10,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Generic, Protocol, TypeVar
 
-from attendant_engine.fair_share import FairShares
+from attendant_engine.scheduling.fair_share import FairShares
 from attendant_engine.service_order import Key
 from attendant_engine.workload import NO_WORK, Work, Workload
 
