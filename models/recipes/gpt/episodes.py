@@ -23,6 +23,8 @@ ANSWER_WEIGHT = 3.0
 """A window of episodes has about a quarter of its tokens in answers, so they need a louder voice beside text."""
 OTHER_WEIGHT = 0.1
 SERVED_TEMPLATE_SHARE = 0.5
+MAX_TASK_SHARE = 60.0
+"""Of a task that is read, beside 32 for one of a thousand pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +132,8 @@ def write_episode(pairs: Sequence[Pair], template: Template) -> tuple[str, list[
 
 def _read_maker(tasks: Sequence[Task]) -> Maker:
     """Return a maker that draws one of the tasks that were read."""
-    # By the root of their sizes: neither does the one large task drown the others, nor are small ones learned by heart.
-    shares = [math.sqrt(len(task.pairs)) for task in tasks]
+    # By the root of their sizes, to a bound: neither does the one large task drown the others, nor are small ones learned by heart.
+    shares = [min(math.sqrt(len(task.pairs)), MAX_TASK_SHARE) for task in tasks]
     parts = {False: [task.training_pairs for task in tasks], True: [task.held_out_pairs for task in tasks]}
 
     def make(rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:

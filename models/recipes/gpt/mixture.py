@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 EPISODES = "episodes"
 ECHOES = "echoes"
-MADE_SHARES = {EPISODES: 0.45, ECHOES: 0.15}
+EPISODE_SHARE = 0.55
 
 _SIMPLE = {"pd_children_stories": 0.45, "pd_fiction_tier1": 0.35, "tatoeba_english_sentences": 0.13, "ccby_children_stories": 0.07}
 _WIDER = {
@@ -36,6 +36,8 @@ _LAST = {
 }
 _STARTS = (0, 4_000_000, 10_000_000)
 _STAGES = (_SIMPLE, _WIDER, _ALL)
+_ECHO_SHARES = (0.15, 0.05, 0.05)
+"""Looking up what followed last time is learned once, within half a million tokens, and kept with little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ class Mixture:
 
 def mixture_at(num_tokens: int, *, is_decaying: bool) -> Mixture:
     """Return the mixture after ``num_tokens`` of training; while the learning rate falls, the text that the model is for."""
-    text = _LAST if is_decaying else _STAGES[bisect_right(_STARTS, num_tokens) - 1]
-    text_share = 1 - sum(MADE_SHARES.values())
-    return Mixture(shares={**{source: share * text_share for source, share in text.items()}, **MADE_SHARES})
+    stage = bisect_right(_STARTS, num_tokens) - 1
+    text = _LAST if is_decaying else _STAGES[stage]
+    made = {EPISODES: EPISODE_SHARE, ECHOES: _ECHO_SHARES[stage]}
+    text_share = 1 - sum(made.values())
+    return Mixture(shares={**{source: share * text_share for source, share in text.items()}, **made})
