@@ -45,12 +45,24 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, T, E]`` to ``[B, T, E]``."""
         q, k, v = (self._split(linear(x)) for linear in (self.q, self.k, self.v))
-        attended = scaled_dot_product_attention(q, k, v, is_causal=True)
+        attended = _written_out(q, k, v) if x.device.type == "cpu" else scaled_dot_product_attention(q, k, v, is_causal=True)
         out: torch.Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return out
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+
+def _written_out(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Causal attention as two products and a softmax in float32: ``[B, H, T, D]`` to the same.
+
+    Half of these products is masked; still, compiled, a step of 512-token spans takes about 3.2 s, and 3.7 s with torch's flash
+    attention for CPUs, whose backward pass is slow.
+    """
+    length = q.shape[-2]
+    mask = torch.full((length, length), -math.inf, dtype=q.dtype, device=q.device).triu(1)
+    scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1])), k.transpose(-1, -2)) + mask
+    return torch.matmul(torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype), v)
 
 
 class Block(nn.Module):
