@@ -22,6 +22,7 @@ from models.recipes.gpt.model import GPT, ModelShape
 from models.recipes.gpt.optimizers import Optimizers, Rates
 from models.recipes.gpt.report import Reporter
 from models.recipes.gpt.schedule import Budget
+from models.recipes.gpt.spelling import SPELLING_STD, spelling_vectors
 from models.recipes.gpt.tasks import load_classes, load_tasks
 from models.recipes.gpt.trainer import Paths, Settings, Trainer
 from models.recipes.gpt.validation import ValidationText
@@ -52,11 +53,13 @@ def train_command(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     model = GPT(shape).to(settings.device)
     optimizers = Optimizers(model, Rates())
+    tokenizer = Tokenizer.from_file(str(work.tokenizer))
     if checkpoint is not None:
         model.load_state_dict(checkpoint.model)
         optimizers.load_state_dict(checkpoint.optimizers)
+    else:
+        model.add_to_embeddings(spelling_vectors(tokenizer, width=shape.width, seed=arguments.seed) * SPELLING_STD)
     progress = checkpoint.progress if checkpoint is not None else Progress()
-    tokenizer = Tokenizer.from_file(str(work.tokenizer))
     with _stop_on_signals() as stop, Reporter() as reporter:
         trainer = Trainer(
             model=model,

@@ -81,11 +81,11 @@ class EpisodeSource:
         categories = load_categories(tasks)
         self._makers: list[tuple[Maker, float]] = [
             (_read_maker([task for task in tasks if not task.is_held_out]), 0.32),
-            (word_maker(words), 0.14),
+            (word_maker(words), 0.20),
             (affix_maker(words), 0.03),
             (list_maker(words, categories), 0.20),
             (arithmetic_maker(), 0.05),
-            (recall_maker(words), 0.14),
+            (recall_maker(words), 0.08),
             (label_maker(categories, words), 0.06),
             *((label_maker(named, words), 0.06 / len(classes)) for named in classes.values()),
         ]

@@ -109,6 +109,11 @@ class GPT(nn.Module):
         return (losses * weights.flatten()).sum()
 
     @torch.no_grad()
+    def add_to_embeddings(self, vectors: torch.Tensor) -> None:
+        """Add ``[V, E]`` to the token embeddings, which are the head's too."""
+        self.wte.weight += vectors.to(self.wte.weight.device)
+
+    @torch.no_grad()
     def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):

@@ -35,7 +35,6 @@ WORD_CHANGES: tuple[Callable[[str], str], ...] = (
     lambda word: word[-2:],
     lambda word: word[1:],
     lambda word: word[:-1],
-    lambda word: word[::-1],
     lambda word: " ".join(word),
     lambda word: "-".join(word),
     lambda word: str(len(word)),
@@ -43,7 +42,6 @@ WORD_CHANGES: tuple[Callable[[str], str], ...] = (
     lambda word: _following(word[0]),
     lambda word: f"{word} {word}",
     lambda word: word,
-    lambda word: str(sum(letter in "aeiou" for letter in word)),
     lambda word: word[0] + word[-1],
 )
 
@@ -51,16 +49,12 @@ LIST_CHANGES: tuple[Callable[[Sequence[str]], str], ...] = (
     lambda items: items[0],
     lambda items: items[-1],
     lambda items: ", ".join(reversed(items)),
-    lambda items: ", ".join(items),
     lambda items: min(items),
     lambda items: max(items),
     lambda items: max(items, key=len),
     lambda items: min(items, key=len),
     lambda items: str(len(items)),
-    lambda items: f"{items[-1]}, {items[0]}",
     lambda items: f"{items[0]} and {items[1]}",
-    lambda items: items[0].upper(),
-    lambda items: ", ".join(items[1:]),
 )
 
 
