@@ -1,6 +1,8 @@
 """Every metric of the contract is there, and many processes' texts become one that Prometheus accepts."""
 
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -72,6 +74,21 @@ def test_every_metric_of_the_contract_is_served() -> None:
     text = merge_expositions([_gateway().render(), _replica("r0", 3).render()]).decode("utf-8")
     families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
     assert families >= CONTRACT
+
+
+def test_the_operators_guide_has_every_metric_with_its_labels_and_no_other() -> None:
+    gateway, replica = _gateway(), _replica("r0", 3)
+    gateway.stream_resumed("m")
+    used = TenantUsage(tenant="a", num_prompt_tokens=3, num_cached_prompt_tokens=2, num_generated_tokens=1)
+    replica.observe_step(StepOutput(outputs=(), stats=StepStats(step_index=2, usage=(used,))))
+    served: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(merge_expositions([gateway.render(), replica.render()]).decode("utf-8")):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        served[name] = {label for sample in family.samples for label in sample.labels if label != "le"}
+    guide = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(attendant_\w+)` \| ([\w, ]*)\|", guide, re.MULTILINE)
+    told = {name: set(filter(None, re.split(r"[, ]+", labels))) for name, labels in rows}
+    assert told == served
 
 
 def test_each_family_comes_once_with_the_series_of_every_replica() -> None:
