@@ -10,14 +10,14 @@ import torch
 from rich.console import Console
 from tokenizers import Tokenizer
 
-from models.recipes.gpt.batches import BatchSource, TextSource
+from models.recipes.gpt.batches import BatchSource, TextSource, WindowSource
 from models.recipes.gpt.cases import write_cases
 from models.recipes.gpt.checkpoint import Progress, load_checkpoint
 from models.recipes.gpt.corpus import TRAINING_SOURCES, VALIDATION_SOURCES, WorkFiles, open_tokens, prepare_corpus, token_bytes
 from models.recipes.gpt.echoes import EchoSource
-from models.recipes.gpt.episodes import EpisodeSource
+from models.recipes.gpt.episodes import EVEN, ON_LISTS, ON_WORDS, EpisodeSource
 from models.recipes.gpt.export import export_model
-from models.recipes.gpt.mixture import ECHOES, EPISODES
+from models.recipes.gpt.mixture import ECHOES, EPISODES, LIST_EPISODES, WORD_EPISODES
 from models.recipes.gpt.model import GPT, ModelShape
 from models.recipes.gpt.optimizers import Optimizers, Rates
 from models.recipes.gpt.report import Reporter
@@ -106,16 +106,14 @@ def _opening(model: GPT, progress: Progress, budget: Budget) -> str:
 def _open_batches(
     arguments: argparse.Namespace, work: WorkFiles, tokenizer: Tokenizer, settings: Settings, progress: Progress
 ) -> BatchSource:
-    episodes = EpisodeSource(
-        tokenizer,
-        tasks=load_tasks(arguments.data),
-        classes=load_classes(arguments.data),
-        words=read_words(work.words),
-        seed=arguments.seed,
-    )
+    tasks, classes, words = load_tasks(arguments.data), load_classes(arguments.data), read_words(work.words)
+    made: dict[str, WindowSource] = {
+        name: EpisodeSource(tokenizer, tasks=tasks, classes=classes, words=words, seed=arguments.seed, emphasis=emphasis)
+        for name, emphasis in ((EPISODES, EVEN), (LIST_EPISODES, ON_LISTS), (WORD_EPISODES, ON_WORDS))
+    }
+    made[ECHOES] = EchoSource(open_tokens(work, ECHO_TEXT), vocab_size=tokenizer.get_vocab_size(), seed=arguments.seed)
     texts = {name: TextSource(open_tokens(work, name), window=settings.window, seed=arguments.seed, name=name) for name in TRAINING_SOURCES}
-    echoes = EchoSource(open_tokens(work, ECHO_TEXT), vocab_size=tokenizer.get_vocab_size(), seed=arguments.seed)
-    return BatchSource(texts, {EPISODES: episodes, ECHOES: echoes}, window=settings.window, seed=arguments.seed, counts=progress.counts)
+    return BatchSource(texts, made, window=settings.window, seed=arguments.seed, counts=progress.counts)
 
 
 def _open_validation(work: WorkFiles, tokenizer: Tokenizer, settings: Settings) -> list[ValidationText]:

@@ -63,6 +63,31 @@ class Window:
     weights: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emphasis:
+    """How often an episode is of each kind; ``focus_share`` of made-up tasks on lists and on words are of the first few kinds."""
+
+    read: float = 0.32
+    words: float = 0.20
+    affixes: float = 0.03
+    lists: float = 0.20
+    numbers: float = 0.05
+    recall: float = 0.08
+    categories: float = 0.06
+    classes: float = 0.06
+    focus_share: float = 0.0
+
+
+EVEN = Emphasis()
+ON_LISTS = Emphasis(
+    read=0.25, words=0.15, affixes=0.01, lists=0.55, numbers=0.01, recall=0.01, categories=0.01, classes=0.01, focus_share=0.7
+)
+"""First or last of a list, which only the examples tell apart: what a model learns to read a task from."""
+ON_WORDS = Emphasis(
+    read=0.25, words=0.50, affixes=0.02, lists=0.15, numbers=0.01, recall=0.02, categories=0.02, classes=0.03, focus_share=0.6
+)
+
+
 class EpisodeSource:
     """Makes windows of episodes from tasks that are read and tasks that are made up."""
 
@@ -74,20 +99,21 @@ class EpisodeSource:
         classes: Mapping[str, Mapping[str, Sequence[str]]],
         words: Sequence[str],
         seed: int,
+        emphasis: Emphasis = EVEN,
     ) -> None:
         self._tokenizer = tokenizer
         self._end_id = end_of_text_id(tokenizer)
         self._seed = seed
         categories = load_categories(tasks)
         self._makers: list[tuple[Maker, float]] = [
-            (_read_maker([task for task in tasks if not task.is_held_out]), 0.32),
-            (word_maker(words), 0.20),
-            (affix_maker(words), 0.03),
-            (list_maker(words, categories), 0.20),
-            (arithmetic_maker(), 0.05),
-            (recall_maker(words), 0.08),
-            (label_maker(categories, words), 0.06),
-            *((label_maker(named, words), 0.06 / len(classes)) for named in classes.values()),
+            (_read_maker([task for task in tasks if not task.is_held_out]), emphasis.read),
+            (word_maker(words, focus_share=emphasis.focus_share), emphasis.words),
+            (affix_maker(words), emphasis.affixes),
+            (list_maker(words, categories, focus_share=emphasis.focus_share), emphasis.lists),
+            (arithmetic_maker(), emphasis.numbers),
+            (recall_maker(words), emphasis.recall),
+            (label_maker(categories, words), emphasis.categories),
+            *((label_maker(named, words), emphasis.classes / len(classes)) for named in classes.values()),
         ]
 
     def window(self, number: int, length: int) -> Window:

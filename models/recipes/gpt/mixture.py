@@ -1,12 +1,16 @@
-"""Which source a window comes from: simple text first, harder text as training goes on, episodes and echoes throughout."""
+"""Which source a window comes from: simple text first and harder text later; of what is made up, one thing at a time.
+
+What a model needs to learn a task from examples comes in steps, each of which took a thousand steps of everything at once without
+coming, and a few hundred once most windows asked for it: to look up what followed last time (echoes), to tell from the
+examples which of two rules holds (lists), to know words by their letters (words).
+"""
 
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-EPISODES = "episodes"
+EPISODES, LIST_EPISODES, WORD_EPISODES = "episodes", "list episodes", "word episodes"
 ECHOES = "echoes"
-EPISODE_SHARE = 0.55
 
 _SIMPLE = {"pd_children_stories": 0.45, "pd_fiction_tier1": 0.35, "tatoeba_english_sentences": 0.13, "ccby_children_stories": 0.07}
 _WIDER = {
@@ -34,10 +38,6 @@ _LAST = {
     "tatoeba_english_sentences": 0.04,
     "ccby_children_stories": 0.07,
 }
-_STARTS = (0, 4_000_000, 10_000_000)
-_STAGES = (_SIMPLE, _WIDER, _ALL)
-_ECHO_SHARES = (0.15, 0.05, 0.05)
-"""Looking up what followed last time is learned once, within half a million tokens, and kept with little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +47,21 @@ class Mixture:
     shares: Mapping[str, float]
 
 
-def mixture_at(num_tokens: int, *, is_decaying: bool) -> Mixture:
-    """Return the mixture after ``num_tokens`` of training; while the learning rate falls, the text that the model is for."""
-    stage = bisect_right(_STARTS, num_tokens) - 1
-    text = _LAST if is_decaying else _STAGES[stage]
-    made = {EPISODES: EPISODE_SHARE, ECHOES: _ECHO_SHARES[stage]}
+def _mix(text: Mapping[str, float], made: Mapping[str, float]) -> Mixture:
     text_share = 1 - sum(made.values())
     return Mixture(shares={**{source: share * text_share for source, share in text.items()}, **made})
+
+
+_STAGES = (
+    (0, _mix(_SIMPLE, {EPISODES: 0.25, ECHOES: 0.15})),
+    (2_000_000, _mix(_SIMPLE, {LIST_EPISODES: 0.60, ECHOES: 0.05})),
+    (5_000_000, _mix(_WIDER, {WORD_EPISODES: 0.60, ECHOES: 0.05})),
+    (8_000_000, _mix(_ALL, {EPISODES: 0.55, ECHOES: 0.05})),
+)
+"""Tokens of training from which on each holds."""
+_AT_THE_END = _mix(_LAST, {EPISODES: 0.50, ECHOES: 0.03})
+
+
+def mixture_at(num_tokens: int, *, is_decaying: bool) -> Mixture:
+    """Return the mixture after ``num_tokens`` of training; while the learning rate falls, the text that the model is for."""
+    return _AT_THE_END if is_decaying else _STAGES[bisect_right(_STAGES, num_tokens, key=lambda stage: stage[0]) - 1][1]

@@ -24,13 +24,16 @@ class Maker(Protocol):
         """Return at most ``count`` pairs with different inputs, of the part that is asked for."""
 
 
-WORD_CHANGES: tuple[Callable[[str], str], ...] = (
+CASE_CHANGES: tuple[Callable[[str], str], ...] = (
     str.upper,
     str.capitalize,
     lambda word: word[0],
     lambda word: word[0].upper(),
     lambda word: word[-1],
     lambda word: word[-1].upper(),
+)
+WORD_CHANGES: tuple[Callable[[str], str], ...] = (
+    *CASE_CHANGES,
     lambda word: word[:2],
     lambda word: word[-2:],
     lambda word: word[1:],
@@ -45,9 +48,12 @@ WORD_CHANGES: tuple[Callable[[str], str], ...] = (
     lambda word: word[0] + word[-1],
 )
 
-LIST_CHANGES: tuple[Callable[[Sequence[str]], str], ...] = (
+END_CHANGES: tuple[Callable[[Sequence[str]], str], ...] = (
     lambda items: items[0],
     lambda items: items[-1],
+)
+LIST_CHANGES: tuple[Callable[[Sequence[str]], str], ...] = (
+    *END_CHANGES,
     lambda items: ", ".join(reversed(items)),
     lambda items: min(items),
     lambda items: max(items),
@@ -56,7 +62,6 @@ LIST_CHANGES: tuple[Callable[[Sequence[str]], str], ...] = (
     lambda items: str(len(items)),
     lambda items: f"{items[0]} and {items[1]}",
 )
-
 
 TWO_NUMBERS: tuple[tuple[str, Callable[[int, int], int]], ...] = (
     ("{} + {}", operator.add),
@@ -69,11 +74,11 @@ TWO_NUMBERS: tuple[tuple[str, Callable[[int, int], int]], ...] = (
 )
 
 
-def word_maker(words: Sequence[str]) -> Maker:
-    """Return a maker of tasks that change a word; upper-case inputs for a quarter of them."""
+def word_maker(words: Sequence[str], *, focus_share: float = 0.0) -> Maker:
+    """Return a maker of tasks that change a word, ``focus_share`` of them its case or to one letter; a quarter with upper-case inputs."""
 
     def make(rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
-        change = rng.choice(WORD_CHANGES)
+        change = rng.choice(CASE_CHANGES if rng.random() < focus_share else WORD_CHANGES)
         is_upper = rng.random() < 0.25
 
         def one() -> Pair:
@@ -100,8 +105,11 @@ def affix_maker(words: Sequence[str]) -> Maker:
     return make
 
 
-def list_maker(words: Sequence[str], categories: Mapping[str, Sequence[str]]) -> Maker:
-    """Return a maker of tasks on lists of two to six words: pick by place, by order, by category, or turn the list round."""
+def list_maker(words: Sequence[str], categories: Mapping[str, Sequence[str]], *, focus_share: float = 0.0) -> Maker:
+    """Return a maker of tasks on lists of two to six words: pick by place, by order, by category, or turn the list round.
+
+    ``focus_share`` of those without categories ask for the first or for the last.
+    """
     category_pairs = [
         (chosen, others) for chosen, others in permutations(sorted(categories), 2) if f"{chosen}_v_{others}_3" not in HELD_OUT_TASKS
     ]
@@ -116,7 +124,7 @@ def list_maker(words: Sequence[str], categories: Mapping[str, Sequence[str]]) ->
 
             return _distinct(rng, count, pick, held_out=held_out)
 
-        change = rng.choice(LIST_CHANGES)
+        change = rng.choice(END_CHANGES if rng.random() < focus_share else LIST_CHANGES)
         separator = rng.choice((", ", ", ", ", ", " ", "; "))
 
         def one() -> Pair:

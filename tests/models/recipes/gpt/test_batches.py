@@ -6,7 +6,7 @@ import torch
 
 from models.recipes.gpt.batches import BatchSource, TextSource
 from models.recipes.gpt.episodes import Window
-from models.recipes.gpt.mixture import EPISODES, Mixture, mixture_at
+from models.recipes.gpt.mixture import ECHOES, EPISODES, LIST_EPISODES, WORD_EPISODES, Mixture, mixture_at
 
 WINDOW = 8
 
@@ -66,7 +66,7 @@ def test_targets_are_the_next_tokens_and_weights_go_with_them() -> None:
     assert (batch.weights[~is_text] == 0.5).all()
 
 
-@pytest.mark.parametrize("num_tokens", [0, 5_000_000, 50_000_000])
+@pytest.mark.parametrize("num_tokens", [0, 3_000_000, 6_000_000, 50_000_000])
 @pytest.mark.parametrize("is_decaying", [False, True])
 def test_the_shares_of_a_mixture_sum_to_one(num_tokens: int, is_decaying: bool) -> None:
     assert sum(mixture_at(num_tokens, is_decaying=is_decaying).shares.values()) == pytest.approx(1.0)
@@ -75,5 +75,14 @@ def test_the_shares_of_a_mixture_sum_to_one(num_tokens: int, is_decaying: bool) 
 def test_hard_text_comes_later_than_simple_text() -> None:
     assert "pd_fiction_tier4" not in mixture_at(0, is_decaying=False).shares
     assert "pd_fiction_tier2" not in mixture_at(0, is_decaying=False).shares
-    assert "pd_fiction_tier2" in mixture_at(4_000_000, is_decaying=False).shares
+    assert "pd_fiction_tier2" in mixture_at(5_000_000, is_decaying=False).shares
     assert "pd_fiction_tier4" in mixture_at(10_000_000, is_decaying=False).shares
+
+
+def test_each_thing_that_learning_from_examples_takes_has_its_time() -> None:
+    most = [
+        max(mixture_at(num_tokens, is_decaying=False).shares.items(), key=lambda item: item[1] if "pd" not in item[0] else 0.0)[0]
+        for num_tokens in (3_000_000, 6_000_000, 20_000_000)
+    ]
+    assert most == [LIST_EPISODES, WORD_EPISODES, EPISODES]
+    assert all(mixture_at(num_tokens, is_decaying=False).shares[ECHOES] > 0 for num_tokens in (0, 3_000_000, 6_000_000, 20_000_000))

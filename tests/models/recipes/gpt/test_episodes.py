@@ -13,7 +13,15 @@ from attendant_server.gateway.requests import FewShotExample, FewShotRequest
 from models.recipes.gpt.corpus import WorkFiles
 from models.recipes.gpt.episodes import ANSWER_WEIGHT, SERVED_TEMPLATE, TEMPLATES, EpisodeSource, Template, write_episode
 from models.recipes.gpt.split import HELD_OUT_TASKS, is_held_out
-from models.recipes.gpt.synthetic import affix_maker, arithmetic_maker, label_maker, list_maker, recall_maker, word_maker
+from models.recipes.gpt.synthetic import (
+    CASE_CHANGES,
+    affix_maker,
+    arithmetic_maker,
+    label_maker,
+    list_maker,
+    recall_maker,
+    word_maker,
+)
 from models.recipes.gpt.tasks import Pair, load_categories, load_classes, load_tasks
 from models.recipes.gpt.tokenizer import END_OF_TEXT
 from models.recipes.gpt.words import read_words
@@ -128,3 +136,18 @@ def test_held_out_tasks_give_neither_episodes_nor_categories(source: EpisodeSour
     for episode in episodes_of(source, tokenizer, 20):
         pairs = re.findall(r"Input: ([^\n]*)\nOutput: ([^\n]*)\n", episode)
         assert len(pairs) < 3 or not set(pairs) <= down
+
+
+def test_a_focus_asks_for_ends_of_lists_and_for_case_and_letters() -> None:
+    words = [f"{first}{second}x{first}" for first in "abcdefgh" for second in "mnopqrst"]
+    categories = {name: [f"{name}{number}" for number in range(20)] for name in ("animal", "object")}
+    num_checked = 0
+    for seed in range(20):
+        for pair in list_maker(words, categories, focus_share=1.0)(Random(seed), 12):
+            items = re.split(r"[,; ]+", pair.input)
+            if not items[0].startswith(tuple(categories)):
+                assert pair.output in (items[0], items[-1])
+                num_checked += 1
+        pairs = word_maker(words, focus_share=1.0)(Random(seed), 12)
+        assert any(all(change(pair.input.lower()) == pair.output for pair in pairs) for change in CASE_CHANGES)
+    assert num_checked > 100
