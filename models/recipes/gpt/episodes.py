@@ -5,7 +5,6 @@ of them count in the loss; the rest of an episode counts little, being mostly ra
 the seed and its number alone.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -23,8 +22,6 @@ ANSWER_WEIGHT = 3.0
 """A window of episodes has about a quarter of its tokens in answers, so they need a louder voice beside text."""
 OTHER_WEIGHT = 0.1
 SERVED_TEMPLATE_SHARE = 0.5
-MAX_TASK_SHARE = 60.0
-"""Of a task that is read, beside 32 for one of a thousand pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +155,8 @@ def write_episode(pairs: Sequence[Pair], template: Template) -> tuple[str, list[
 
 def _read_maker(tasks: Sequence[Task]) -> Maker:
     """Return a maker that draws one of the tasks that were read."""
-    # By the root of their sizes, to a bound: neither does the one large task drown the others, nor are small ones learned by heart.
-    shares = [min(math.sqrt(len(task.pairs)), MAX_TASK_SHARE) for task in tasks]
+    # By the fourth root of their sizes: one of 85,000 pairs comes four times as often as one of 300.
+    shares = [len(task.pairs) ** 0.25 for task in tasks]
     parts = {False: [task.training_pairs for task in tasks], True: [task.held_out_pairs for task in tasks]}
 
     def make(rng: Random, count: int, *, held_out: bool = False) -> list[Pair]:
