@@ -176,7 +176,7 @@ def rows(findings: Findings, duration_s: float) -> list[list[str]]:
     found = []
     for name, readings in sorted(findings.readings.items()):
         settled = [reading for reading in readings if reading.at_s >= SETTLED_FROM * duration_s]
-        if readings[0].at_s > SETTLED_FROM * duration_s or settled[-1:] == [] or settled[-1].at_s < duration_s - 3 * SAMPLE_EVERY_S:
+        if readings[0].at_s > SETTLED_FROM * duration_s or not settled or settled[-1].at_s < duration_s - 3 * SAMPLE_EVERY_S:
             continue  # it came or went meanwhile
         memory = [(reading.at_s, reading.resident_mib) for reading in settled]
         found.append(

@@ -62,8 +62,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emphasis:
-    """How often an episode is of each kind; ``focus_share`` of made-up tasks on lists and on words are of the first few kinds."""
+    """How often an episode is of each kind; ``focus_share`` of made-up tasks on lists and on words are of the first few kinds.
 
+    ``name`` keeps the episodes of one emphasis apart from those of another with the same seed.
+    """
+
+    name: str
     read: float = 0.32
     words: float = 0.20
     affixes: float = 0.03
@@ -75,13 +79,13 @@ class Emphasis:
     focus_share: float = 0.0
 
 
-EVEN = Emphasis()
+EVEN = Emphasis(name="even")
 ON_LISTS = Emphasis(
-    read=0.25, words=0.15, affixes=0.01, lists=0.55, numbers=0.01, recall=0.01, categories=0.01, classes=0.01, focus_share=0.7
+    name="lists", read=0.25, words=0.15, affixes=0.01, lists=0.55, numbers=0.01, recall=0.01, categories=0.01, classes=0.01, focus_share=0.7
 )
 """First or last of a list, which only the examples tell apart: what a model learns to read a task from."""
 ON_WORDS = Emphasis(
-    read=0.25, words=0.50, affixes=0.02, lists=0.15, numbers=0.01, recall=0.02, categories=0.02, classes=0.03, focus_share=0.6
+    name="words", read=0.25, words=0.50, affixes=0.02, lists=0.15, numbers=0.01, recall=0.02, categories=0.02, classes=0.03, focus_share=0.6
 )
 
 
@@ -100,7 +104,7 @@ class EpisodeSource:
     ) -> None:
         self._tokenizer = tokenizer
         self._end_id = end_of_text_id(tokenizer)
-        self._seed = seed
+        self._seed = f"{seed}/{emphasis.name}"
         categories = load_categories(tasks)
         self._makers: list[tuple[Maker, float]] = [
             (_read_maker([task for task in tasks if not task.is_held_out]), emphasis.read),

@@ -1,7 +1,7 @@
 """Which source a window comes from: simple text first and harder text later; of what is made up, one thing at a time.
 
-What a model needs to learn a task from examples comes in steps, each of which took a thousand steps of everything at once without
-coming, and a few hundred once most windows asked for it: to look up what followed last time (echoes), to tell from the
+What a model needs to learn a task from examples comes in steps, each of which a thousand steps of everything at once did not
+bring, and a few hundred did once many windows asked for it: to look up what followed last time (echoes), to tell from the
 examples which of two rules holds (lists), to know words by their letters (words).
 """
 

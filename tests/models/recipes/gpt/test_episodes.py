@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from attendant_server.gateway.few_shot_prompt import build_prompt
 from attendant_server.gateway.requests import FewShotExample, FewShotRequest
 from models.recipes.gpt.corpus import WorkFiles
-from models.recipes.gpt.episodes import ANSWER_WEIGHT, SERVED_TEMPLATE, TEMPLATES, EpisodeSource, Template, write_episode
+from models.recipes.gpt.episodes import ANSWER_WEIGHT, EVEN, ON_LISTS, SERVED_TEMPLATE, TEMPLATES, EpisodeSource, Template, write_episode
 from models.recipes.gpt.split import HELD_OUT_TASKS, is_held_out
 from models.recipes.gpt.synthetic import (
     CASE_CHANGES,
@@ -151,3 +151,14 @@ def test_a_focus_asks_for_ends_of_lists_and_for_case_and_letters() -> None:
         pairs = word_maker(words, focus_share=1.0)(Random(seed), 12)
         assert any(all(change(pair.input.lower()) == pair.output for pair in pairs) for change in CASE_CHANGES)
     assert num_checked > 100
+
+
+def test_sources_of_different_emphasis_make_different_episodes(data: Path, work: WorkFiles, tokenizer: Tokenizer) -> None:
+    even, lists = (
+        EpisodeSource(
+            tokenizer, tasks=load_tasks(data), classes=load_classes(data), words=read_words(work.words), seed=3, emphasis=emphasis
+        )
+        for emphasis in (EVEN, ON_LISTS)
+    )
+    shared = set(episodes_of(even, tokenizer, 20)) & set(episodes_of(lists, tokenizer, 20))
+    assert not {episode for episode in shared if episode.count("\n") > 6}
