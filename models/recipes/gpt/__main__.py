@@ -35,6 +35,7 @@ def main() -> None:
     train.add_argument("--hours", type=float, help="hours of work of the cores, all of the run's together; pauses do not count")
     train.add_argument("--tokens", type=float, help="tokens, all of the run's together")
     train.add_argument("--decay-now", action="store_true", help="let the learning rate fall from here on, and end")
+    train.add_argument("--more-tokens", type=float, help="let a run that has ended learn from so many more, at a lower rate that falls")
     train.add_argument("--width", type=int, default=384)
     train.add_argument("--layers", type=int, default=6)
     train.add_argument("--heads", type=int, default=6)

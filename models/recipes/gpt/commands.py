@@ -75,7 +75,7 @@ def train_command(arguments: argparse.Namespace) -> None:
             loss=torch.compile(model.loss, dynamic=False) if arguments.compile else None,
         )
         reporter.say(_opening(model, progress, budget))
-        trainer.run(decay_now=arguments.decay_now)
+        trainer.run(decay_now=arguments.decay_now, more_tokens=int(arguments.more_tokens) if arguments.more_tokens is not None else None)
         reporter.say(f"bits per byte: {trainer.validate()}")
 
 

@@ -59,7 +59,7 @@ _STAGES = (
     (8_000_000, _mix(_ALL, {EPISODES: 0.55, ECHOES: 0.05})),
 )
 """Tokens of training from which on each holds."""
-_AT_THE_END = _mix(_LAST, {EPISODES: 0.50, ECHOES: 0.03})
+_AT_THE_END = _mix(_LAST, {EPISODES: 0.36, WORD_EPISODES: 0.13, ECHOES: 0.03})
 
 
 def mixture_at(num_tokens: int, *, is_decaying: bool) -> Mixture:

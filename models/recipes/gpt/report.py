@@ -26,7 +26,7 @@ class Report:
         """The done share of the whole run, the fall of the learning rate included."""
         if self.decay is None:
             return min(self.used_share, 1 - DECAY_SHARE)
-        return 1 - DECAY_SHARE * self.decay.factor(self.num_tokens)
+        return min(1.0, self.num_tokens / self.decay.end_tokens)
 
     @property
     def left_s(self) -> float:

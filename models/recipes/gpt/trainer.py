@@ -18,7 +18,7 @@ from models.recipes.gpt.mixture import mixture_at
 from models.recipes.gpt.model import GPT
 from models.recipes.gpt.optimizers import Optimizers
 from models.recipes.gpt.report import Report, Reporter
-from models.recipes.gpt.schedule import DECAY_SHARE, Budget, Decay, rate_factor
+from models.recipes.gpt.schedule import DECAY_SHARE, REWARMED, Budget, Decay, rate_factor
 from models.recipes.gpt.validation import ValidationText, bits_per_byte
 
 
@@ -80,12 +80,14 @@ class Trainer:
         self._loss = loss if loss is not None else model.loss
         self._device = torch.device(settings.device)
 
-    def run(self, *, decay_now: bool = False) -> Progress:
-        """Train until the budget is used or a stop is asked for, and return how far it came."""
+    def run(self, *, decay_now: bool = False, more_tokens: int | None = None) -> Progress:
+        """Train until the budget is used or a stop is asked for, and return how far it came; a run that has ended takes ``more_tokens``."""
         progress = self._progress
         progress.counts = self._batches.counts
         if decay_now and progress.decay is None:
             self._begin_decay()
+        if more_tokens is not None and self._is_over():
+            progress.decay = Decay(start_tokens=progress.num_tokens, num_tokens=more_tokens, first=REWARMED)
         saved_at = time.monotonic()
         while not self._is_over() and not self._should_stop():
             if progress.decay is None and self._used_share() >= 1 - DECAY_SHARE:

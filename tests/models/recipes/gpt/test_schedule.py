@@ -22,6 +22,11 @@ def test_a_fall_begun_anywhere_is_a_fifth_of_the_whole(start_tokens: int) -> Non
     assert decay.is_over(start_tokens + decay.num_tokens)
 
 
+def test_a_later_fall_begins_lower_and_ends_at_zero_too() -> None:
+    decay = Decay(start_tokens=1000, num_tokens=400, first=0.4)
+    assert [rate_factor(tokens, warmup_tokens=100, decay=decay) for tokens in (1000, 1200, 1400)] == pytest.approx([0.4, 0.2, 0.0])
+
+
 def test_the_part_of_a_budget_that_runs_out_first_counts() -> None:
     budget = Budget(seconds=100.0, num_tokens=1000)
     assert budget.used_share(seconds=50.0, num_tokens=100) == 0.5

@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 from tokenizers import Tokenizer
 
-from models.recipes.gpt.batches import BatchSource, TextSource
+from models.recipes.gpt.batches import BatchSource, TextSource, WindowSource
 from models.recipes.gpt.checkpoint import Progress, load_checkpoint
 from models.recipes.gpt.corpus import TRAINING_SOURCES, WorkFiles, open_tokens, token_bytes
 from models.recipes.gpt.echoes import EchoSource
-from models.recipes.gpt.episodes import EpisodeSource
-from models.recipes.gpt.mixture import ECHOES, EPISODES
+from models.recipes.gpt.episodes import EVEN, ON_WORDS, EpisodeSource
+from models.recipes.gpt.mixture import ECHOES, EPISODES, WORD_EPISODES
 from models.recipes.gpt.model import GPT, ModelShape
 from models.recipes.gpt.optimizers import Optimizers, Rates
 from models.recipes.gpt.report import Reporter
@@ -58,9 +58,13 @@ class Run:
             self.model.load_state_dict(saved.model)
             optimizers.load_state_dict(saved.optimizers)
             progress = saved.progress
-        episodes = EpisodeSource(tokenizer, tasks=load_tasks(data), classes=load_classes(data), words=read_words(work.words), seed=1)
+        tasks, classes, words = load_tasks(data), load_classes(data), read_words(work.words)
+        made: dict[str, WindowSource] = {
+            name: EpisodeSource(tokenizer, tasks=tasks, classes=classes, words=words, seed=1, emphasis=emphasis)
+            for name, emphasis in ((EPISODES, EVEN), (WORD_EPISODES, ON_WORDS))
+        }
         texts = {name: TextSource(open_tokens(work, name), window=64, seed=1, name=name) for name in TRAINING_SOURCES}
-        echoes = EchoSource(open_tokens(work, "pd_children_stories"), vocab_size=VOCAB_SIZE, seed=1)
+        made[ECHOES] = EchoSource(open_tokens(work, "pd_children_stories"), vocab_size=VOCAB_SIZE, seed=1)
         valid = ValidationText.spread(
             "valid_pd_books", open_tokens(work, "valid_pd_books"), token_bytes(tokenizer), window=64, max_windows=4
         )
@@ -69,7 +73,7 @@ class Run:
         self.trainer = Trainer(
             model=self.model,
             optimizers=optimizers,
-            batches=BatchSource(texts, {EPISODES: episodes, ECHOES: echoes}, window=64, seed=1, counts=progress.counts),
+            batches=BatchSource(texts, made, window=64, seed=1, counts=progress.counts),
             progress=progress,
             settings=SETTINGS,
             budget=BUDGET,
@@ -120,6 +124,17 @@ def test_a_fall_asked_for_begins_at_once_and_keeps_the_state_before_it(
     before = load_checkpoint(run.paths.before_decay)
     assert before.progress.step == 8
     assert before.progress.decay is None
+
+
+def test_a_run_that_has_ended_learns_from_more_and_ends_again(data: Path, work: WorkFiles, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    ended = Run(data, work, tokenizer, tmp_path / "more")
+    num_steps = ended.trainer.run().step
+    assert ended.trainer.run().step == num_steps
+    more = Run(data, work, tokenizer, tmp_path / "more", max_steps=2)
+    more.trainer.run(more_tokens=5 * SETTINGS.windows_a_step * SETTINGS.window)
+    progress = Run(data, work, tokenizer, tmp_path / "more").trainer.run()
+    assert progress.step == num_steps + 5
+    assert progress.decay is not None and progress.decay.first < 1
 
 
 def test_a_kill_while_saving_leaves_the_checkpoint_before(
