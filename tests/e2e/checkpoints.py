@@ -113,6 +113,21 @@ def write_bert_encoder(directory: Path, *, seed: int = 0, max_len: int = 64) -> 
     return directory
 
 
+def write_adapter(directory: Path, labels: Sequence[str], *, seed: int = 0, width: int = _HIDDEN) -> Path:
+    """Write a LoRA adapter in PEFT's layout that classifies over one of the BERT models here; another ``width`` fits none of them."""
+    draw = _Draw(seed, std=1.0)
+    query = "base_model.model.bert.encoder.layer.0.attention.self.query"
+    weights = {f"{query}.lora_A.weight": draw(4, width), f"{query}.lora_B.weight": draw(width, 4)}
+    weights |= {"base_model.model.classifier.weight": draw(len(labels), width), "base_model.model.classifier.bias": draw(len(labels))}
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(weights, directory / "adapter_model.safetensors")
+    fields = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["query"], "modules_to_save": ["classifier"]}
+    _write_json(directory / "adapter_config.json", fields)
+    id2label = {str(label_id): label for label_id, label in enumerate(labels)}
+    _write_json(directory / "config.json", {"id2label": id2label, "classifier_pooling": "mean"})
+    return directory
+
+
 class _Draw:
     """Normal weights of one seed, wide enough that greedy outputs vary."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.callers import MODEL
-from tests.e2e.checkpoints import write_bert_classifier, write_gpt2
+from tests.e2e.checkpoints import write_adapter, write_bert_classifier, write_gpt2
 from tests.e2e.server_process import ServerProcess
 
 # Caches that hold 64 short requests side by side, but not 64 whole stories: 6 MiB a replica for half of them each.
@@ -17,9 +17,16 @@ START_TIMEOUT_S = 100
 """Some seconds on an idle machine, many where all tests start at once."""
 
 
+def write_judge(directory: Path) -> Path:
+    """Write a classifier with an adapter of its own, which is served as ``judge-mood``."""
+    write_bert_classifier(directory)
+    write_adapter(directory / "adapters" / "mood", ("sad", "glad", "neither"))
+    return directory
+
+
 def write_models(root: Path) -> Path:
-    """Write models that a running server may load, a broken one among them."""
-    write_bert_classifier(root / "judge")
+    """Write models that a running server may load: one with an adapter, and a broken one."""
+    write_judge(root / "judge")
     broken = write_gpt2(root / "broken")
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-64])
     return root

@@ -1,48 +1,28 @@
 """Adapters behind a whole server: each is picked as a model, over HTTP and gRPC alike, and stands beside its parent in the list."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from attendant_client import Client, ModelNotFoundError
 from attendant_server.config import AdapterSettings, ModelSettings, Settings
 from attendant_server.hosting.adapter_paths import assign_adapters
 from attendant_server.hosting.local import StartError
-from tests.e2e.checkpoints import write_bert_encoder
+from tests.e2e.checkpoints import write_adapter, write_bert_encoder
 from tests.e2e.local_server import ServerThread
 
 TEXTS = ["a cat sat", "the dog ran far", "no", "a long text about nothing at all"]
 
 
-def write_adapter(directory: Path, labels: tuple[str, ...], *, seed: int, width: int = 32) -> AdapterSettings:
-    directory.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
-
-    query = "base_model.model.bert.encoder.layer.0.attention.self.query"
-    tensors = {f"{query}.lora_A.weight": draw(4, width), f"{query}.lora_B.weight": draw(width, 4)}
-    tensors |= {"base_model.model.classifier.weight": draw(len(labels), width), "base_model.model.classifier.bias": draw(len(labels))}
-    save_file(tensors, directory / "adapter_model.safetensors")
-    fields = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["query"], "modules_to_save": ["classifier"]}
-    (directory / "adapter_config.json").write_text(json.dumps(fields))
-    id2label = {str(label_id): label for label_id, label in enumerate(labels)}
-    (directory / "config.json").write_text(json.dumps({"id2label": id2label, "classifier_pooling": "mean"}))
-    return AdapterSettings(name=directory.name, path=str(directory))
-
-
 def settings(folder: Path, *, width: int = 32) -> Settings:
     model = ModelSettings(name="base", path=str(write_bert_encoder(folder / "base")))
-    named = [
+    paths = [
         write_adapter(folder / "mood", ("sad", "glad"), seed=1, width=width),
         write_adapter(folder / "size", ("small", "middling", "large"), seed=2, width=width),
     ]
+    named = [AdapterSettings(name=path.name, path=str(path)) for path in paths]
     return Settings(models=assign_adapters([model], named), http_port=0, grpc_port=0)
 
 

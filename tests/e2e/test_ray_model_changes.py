@@ -7,8 +7,9 @@ import pytest
 
 from attendant_client import AsyncClient, Client, InvalidRequestError, ModelNotFoundError
 from attendant_server.config import ModelSettings, Settings
+from attendant_server.hosting.adapter_paths import assign_adapters
 from tests.e2e.callers import WAYS, open_callers
-from tests.e2e.checkpoints import write_bert_classifier
+from tests.e2e.conftest import write_judge
 from tests.e2e.local_server import ServerThread
 from tests.e2e.processes import serve_replicas
 from tests.e2e.server_process import ServerProcess
@@ -17,6 +18,8 @@ from tests.e2e.story import WHOLE
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(180)]
 
 TEXTS = ["the dog ran", "a cat", "no"]
+NAMES = ("judge", "judge-mood")
+"""The model and its adapter."""
 
 
 async def test_a_model_is_loaded_asked_and_unloaded_while_another_answers(ray_server: ServerProcess, tmp_path: Path) -> None:
@@ -40,10 +43,12 @@ async def test_a_model_is_loaded_asked_and_unloaded_while_another_answers(ray_se
                 assert {model.id: model.state for model in await client.list_models()}["broken"] == "failed"
                 await client.unload_model("broken")
                 assert (await client.load_model("judge")).state == "ready"
-                assert [answer.probs for answer in (await client.classify("judge", TEXTS)).classifications] == expected
+                for name in NAMES:
+                    assert [answer.probs for answer in (await client.classify(name, TEXTS)).classifications] == expected[name]
                 await client.unload_model("judge")
-                with pytest.raises(ModelNotFoundError):
-                    await client.classify("judge", TEXTS)
+                for name in NAMES:
+                    with pytest.raises(ModelNotFoundError):
+                        await client.classify(name, TEXTS)
                 assert len(await client.list_models()) == 1
             finally:
                 is_over.set()
@@ -51,12 +56,12 @@ async def test_a_model_is_loaded_asked_and_unloaded_while_another_answers(ray_se
     assert await _three_replicas(ray_server) == before
 
 
-def _judged_from_the_start(folder: Path) -> list[dict[str, float]]:
-    """What a server says that has had the model from the start."""
-    model = ModelSettings(name="judge", path=str(write_bert_classifier(folder / "judge")))
-    settings = Settings(models=(model,), http_port=0, grpc_port=0)
+def _judged_from_the_start(folder: Path) -> dict[str, list[dict[str, float]]]:
+    """What a server says that has had the model from the start, with its adapter and without."""
+    models = assign_adapters([ModelSettings(name="judge", path=str(write_judge(folder / "judge")))], ())
+    settings = Settings(models=models, http_port=0, grpc_port=0)
     with ServerThread(settings) as server, Client(f"127.0.0.1:{server.server.grpc_port}") as client:
-        return [answer.probs for answer in client.classify("judge", TEXTS).classifications]
+        return {name: [answer.probs for answer in client.classify(name, TEXTS).classifications] for name in NAMES}
 
 
 async def _three_replicas(server: ServerProcess) -> set[int]:

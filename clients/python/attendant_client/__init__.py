@@ -4,16 +4,16 @@
 
     with Client("127.0.0.1:9000", api_key="...") as client:
         client.wait_ready()
-        answer = client.complete("stories260k", "Once upon a time", max_tokens=48, temperature=0)
+        answer = client.complete("attendant-gpt", "Once upon a time", max_tokens=48, temperature=0)
         print(answer.completions[0].text)
 
-        with client.stream_complete("stories260k", "Once upon a time", timeout_s=30) as stream:
+        with client.stream_complete("attendant-gpt", "Once upon a time", timeout_s=30) as stream:
             for piece in stream:
                 print(piece.text, end="", flush=True)
         print(stream.summary.usage)
 
         try:
-            vectors = client.embed("tiny-encoder", ["a cat", "a dog"]).vectors
+            vectors = client.embed("attendant-minilm", ["a cat", "a dog"]).vectors
         except QueueFullError as error:
             print("busy; come back in", error.retry_after_s, "s")
 

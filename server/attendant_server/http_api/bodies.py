@@ -92,7 +92,7 @@ class CompletionBody(CompletionRequest, StreamFields, OpenAIFields):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"model": "stories260k", "prompt": "Once upon a time", "max_tokens": 32, "temperature": 0}],
+            "examples": [{"model": "attendant-gpt", "prompt": "Once upon a time", "max_tokens": 32, "temperature": 0}],
             **_needs_true("stream_options", "stream"),
         }
     )
@@ -191,7 +191,7 @@ class FewShotBody(FewShotRequest, OpenAIFields):
         json_schema_extra={
             "examples": [
                 {
-                    "model": "stories260k",
+                    "model": "attendant-gpt",
                     "instruction": "Say whether the text is happy or sad.",
                     "examples": [{"input": "What a lovely day!", "output": "happy"}, {"input": "The dog died.", "output": "sad"}],
                     "queries": ["She smiled and danced."],
@@ -218,7 +218,7 @@ class TokenizeBody(StrictModel):
     """Body of ``POST /tokenize``: a ``prompt``, or ``messages`` that the model's chat template writes; no model: the first served."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": "stories260k", "prompt": "Once upon a time"}], **_exactly_one("prompt", "messages")}
+        json_schema_extra={"examples": [{"model": "attendant-gpt", "prompt": "Once upon a time"}], **_exactly_one("prompt", "messages")}
     )
 
     model: ModelName | None = None
@@ -238,7 +238,7 @@ class TokenizeBody(StrictModel):
 class DetokenizeBody(StrictModel):
     """Body of ``POST /detokenize``; no model: the first served."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "stories260k", "tokens": [403, 407, 261, 378]}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "attendant-gpt", "tokens": [403, 407, 261, 378]}]})
 
     model: ModelName | None = None
     tokens: Annotated[list[Annotated[int, Field(json_schema_extra={"minimum": 0})]], Field(max_length=MAX_TEXT_CHARS, fail_fast=True)]

@@ -17,7 +17,7 @@ from attendant_server.http_api.json_body import read_body
 from attendant_server.http_api.openapi import TASK_ERRORS, declares_body, error_responses
 from attendant_server.http_api.responses import JsonResponse
 
-_COMPLETION_EVENTS = """data: {"id":"1f","object":"text_completion","created":1795000000,"model":"stories260k","choices":[{"index":0,\
+_COMPLETION_EVENTS = """data: {"id":"1f","object":"text_completion","created":1795000000,"model":"attendant-gpt","choices":[{"index":0,\
 "text":" there","token_ids":[403],"logprobs":null,"finish_reason":null,"stop_reason":null}]}
 
 data: [DONE]
