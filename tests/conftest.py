@@ -20,12 +20,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 
-@pytest.hookimpl(optionalhook=True)  # runs without xdist know no such hook
-def pytest_xdist_auto_num_workers() -> int:
-    """Return one worker more than there are cores: the tests that use Ray are one worker's, and wait for other processes for minutes."""
-    return len(os.sched_getaffinity(0)) + 1
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test marked ``gpu``, with the reason, where torch sees no CUDA device."""
     if item.get_closest_marker("gpu") is not None:
