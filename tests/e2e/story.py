@@ -1,11 +1,13 @@
 """The story that stories260K tells greedily, from an independent numpy run (see the data's LICENSE), cut into questions."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
 
+from attendant_client import Client
 from tests.e2e.callers import Answer
 
 _ROOT = Path(__file__).parents[2]
@@ -47,3 +49,15 @@ class Question:
 
 
 WHOLE = Question(start=0, length=len(EXPECTED_IDS))
+
+
+def drawn_sentence(url: str, model: str) -> str:
+    """What every line that ``serve`` prints, or the README has, should bring from ``model``: the story that its seed draws.
+
+    Of that the longest part without a character that JSON, a repr or a terminal would write otherwise.
+    """
+    with Client(url) as client:
+        (answer,) = client.complete(model, "Once upon a time", max_tokens=48, temperature=0.7, seed=1).completions
+    sentence = max(re.split(r"[^\w ,.]", answer.text), key=len)
+    assert len(sentence) > 20
+    return sentence

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -11,23 +10,19 @@ from pathlib import Path
 
 import httpx
 
-from attendant_client import Client
 from tests.e2e.callers import MODEL, http_body
 from tests.e2e.conftest import START_TIMEOUT_S
 from tests.e2e.draining import check_drain
 from tests.e2e.metrics import eventually, is_idle
 from tests.e2e.server_process import ServerProcess
-from tests.e2e.story import BOS
+from tests.e2e.story import BOS, drawn_sentence
 
 _ARGS = (MODEL, "--local", "--http-port", "0", "--grpc-port", "0", "--log-level", "warning")
 
 
 def test_the_lines_to_paste_work_as_pasted(local_server: ServerProcess) -> None:
     assert len(local_server.pasted_lines) == 3
-    with Client(local_server.grpc_address) as client:
-        (answer,) = client.complete(MODEL, "Once upon a time", max_tokens=48, temperature=0.7, seed=1).completions
-    sentence = max(re.split(r"[^\w ,.]", answer.text), key=len)  # what no way of printing writes otherwise
-    assert len(sentence) > 20
+    sentence = drawn_sentence(local_server.grpc_address, MODEL)
     for line in local_server.pasted_lines:
         done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, cwd="/")
         assert done.returncode == 0, f"{line}\n{done.stderr}"

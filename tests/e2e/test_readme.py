@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from attendant_client import Client
 from tests.e2e import readme
 from tests.e2e.server_process import ServerProcess
+from tests.e2e.story import drawn_sentence
 
 pytestmark = pytest.mark.xdist_group("readme")
 
@@ -36,12 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def story(server: ServerProcess) -> str:
-    """What every way of asking should bring: the longest part of the story that no way of printing writes otherwise."""
-    with Client(server.grpc_address) as client:
-        (answer,) = client.complete("attendant-gpt", "Once upon a time", max_tokens=48, temperature=0.7, seed=1).completions
-    sentence = max(re.split(r"[^\w ,.]", answer.text), key=len)
-    assert len(sentence) > 20
-    return sentence
+    """What every way of asking should bring."""
+    return drawn_sentence(server.grpc_address, "attendant-gpt")
 
 
 def _run(command: list[str], server: ServerProcess) -> str:
