@@ -5,7 +5,6 @@ Imports Ray, hence only after ``ray_environment`` was applied.
 
 import asyncio
 import logging
-import re
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -21,6 +20,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 from attendant_server.config import Settings
 from attendant_server.gateway.results import ModelCard
 from attendant_server.hosting import ports
+from attendant_server.hosting.ray_failures import what_failed
 from attendant_server.hosting.serve import GRPC_SERVICER_FUNCTIONS, make_application
 
 _APPLICATION = "attendant"
@@ -120,12 +120,6 @@ class Cluster:
             return
         messages = [deployment.message for deployment in application.deployments.values() if deployment.message]
         raise DeploymentFailedError(" ".join(dict.fromkeys(map(what_failed, messages or [application.message]))))
-
-
-def what_failed(message: str) -> str:
-    """Return the last line of a trace that Serve hands on, without its exception's name: there stands our own sentence."""
-    lines = message.strip().splitlines()
-    return re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]) if lines else "Ray Serve could not start the application."
 
 
 async def _answers(client: httpx.AsyncClient, url: str) -> bool:

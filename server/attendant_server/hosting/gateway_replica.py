@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -29,19 +29,17 @@ from attendant_server.grpc_api.health import HealthHandlers
 from attendant_server.grpc_api.key_check import process_gate
 from attendant_server.grpc_api.servicer import InferenceHandlers
 from attendant_server.hosting.adapter_paths import with_adapters
+from attendant_server.hosting.blueprint import Blueprint
 from attendant_server.hosting.engine_names import engine_deployment_name
 from attendant_server.hosting.garbage import spare_what_is_loaded
 from attendant_server.hosting.link_pool import LinkPool
 from attendant_server.hosting.log_pipe import open_log
 from attendant_server.hosting.one_request_id import OneRequestId
-from attendant_server.hosting.ray_models import RayModels, handle_of, stored_models
+from attendant_server.hosting.ray_models import ApplicationOf, RayModels, handle_of, stored_models
 from attendant_server.hosting.replica_directory import process_directory
 from attendant_server.http_api.app import create_app
 from attendant_server.link.client import LinkClient
 from attendant_server.logging import configure_logging, log_event
-
-if TYPE_CHECKING:
-    from attendant_server.hosting.serve import Blueprint
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +51,13 @@ _COLD_START_S = 120.0  # for a model without replicas: a process, its imports, a
 class GatewayReplica(InferenceHandlers, HealthHandlers):
     """One gateway of the application. ``engines`` has each model's deployment name and handle, in the order served."""
 
-    def __init__(self, settings: Settings, engines: Mapping[str, tuple[str, DeploymentHandle[Any]]], blueprint: "Blueprint") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engines: Mapping[str, tuple[str, DeploymentHandle[Any]]],
+        blueprint: Blueprint,
+        application_of: ApplicationOf,
+    ) -> None:
         configure_logging(log_format=settings.log_format, level=settings.log_level, stream=open_log(blueprint.log_path))
         settings = settings.model_copy(update={"models": stored_models(settings, blueprint)})
         self._settings = settings
@@ -71,7 +75,7 @@ class GatewayReplica(InferenceHandlers, HealthHandlers):
             request_timeout_s=settings.request_timeout_s,
             host=None
             if settings.model_directory is None
-            else RayModels(settings, blueprint, self._links, adopt=self._adopt, abandon=self._abandon),
+            else RayModels(settings, blueprint, self._links, application_of=application_of, adopt=self._adopt, abandon=self._abandon),
             drain_timeout_s=settings.drain_timeout_s,
             trusts_all=self._is_behind_loopback,
         )

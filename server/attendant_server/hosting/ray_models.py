@@ -7,31 +7,33 @@ store, where the next gateway finds it.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 from ray import serve
 from ray.experimental import internal_kv
+from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from attendant_server.config import ModelSettings, Settings
 from attendant_server.errors import ServingError
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.hosting.adapter_paths import with_adapters
+from attendant_server.hosting.blueprint import Blueprint
 from attendant_server.hosting.engine_names import engine_deployment_name
 from attendant_server.hosting.link_pool import LinkPool
 from attendant_server.hosting.model_directory import ModelDirectory, read_model
-
-if TYPE_CHECKING:
-    from attendant_server.hosting.serve import Blueprint
+from attendant_server.hosting.ray_failures import what_failed
 
 _POLL_S = 0.25
 _MODELS = TypeAdapter(tuple[ModelSettings, ...])
 
 Handle = DeploymentHandle[Any]
+ApplicationOf = Callable[[Settings, Blueprint], Application]
+"""Makes the application with the models of the settings."""
 
 
-def stored_models(settings: Settings, blueprint: "Blueprint") -> tuple[ModelSettings, ...]:
+def stored_models(settings: Settings, blueprint: Blueprint) -> tuple[ModelSettings, ...]:
     """Return the models that the application has now: those of the start, unless a gateway has changed them."""
     raw = internal_kv._internal_kv_get(_key(blueprint))
     return _MODELS.validate_json(raw) if raw else settings.models
@@ -51,15 +53,17 @@ class RayModels:
     def __init__(
         self,
         settings: Settings,
-        blueprint: "Blueprint",
+        blueprint: Blueprint,
         links: LinkPool,
         *,
+        application_of: ApplicationOf,
         adopt: Callable[[ServedModel, Handle], None],
         abandon: Callable[[ServedModel], None],
     ) -> None:
         assert settings.model_directory is not None, "nobody is a host without one"
         self._settings = settings
         self._blueprint = blueprint
+        self._application_of = application_of
         self._links = links
         self._adopt = adopt
         self._abandon = abandon
@@ -111,22 +115,18 @@ class RayModels:
         self._models = models
 
     def _hand_over(self, models: tuple[ModelSettings, ...]) -> None:
-        from attendant_server.hosting.serve import application_of
-
-        application = application_of(self._settings.model_copy(update={"models": models}), self._blueprint)
+        application = self._application_of(self._settings.model_copy(update={"models": models}), self._blueprint)
         target = serve.RunTarget(target=application, name=self._app, route_prefix="/")
         serve.run_many([target], wait_for_applications_running=False)
         internal_kv._internal_kv_put(_key(self._blueprint), _MODELS.dump_json(models))
 
     def _what_failed(self, name: str) -> str:
         """Return why a model's engines do not start, "" while they may yet."""
-        from attendant_server.hosting.cluster import what_failed
-
         deployment = serve.status().applications[self._app].deployments.get(engine_deployment_name(name))
         if deployment is None or deployment.status not in ("DEPLOY_FAILED", "UNHEALTHY"):
             return ""
         return what_failed(deployment.message)
 
 
-def _key(blueprint: "Blueprint") -> bytes:
+def _key(blueprint: Blueprint) -> bytes:
     return f"attendant-models-{blueprint.release}".encode()

@@ -8,8 +8,6 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,13 @@ from ray.serve.config import RequestRouterConfig
 from attendant_server.config import ModelSettings, Settings
 from attendant_server.hosting.adapter_paths import assign_adapters
 from attendant_server.hosting.autoscaling import autoscaling_config
-from attendant_server.hosting.cpus import server_cpus
+from attendant_server.hosting.blueprint import Blueprint
 from attendant_server.hosting.engine_names import engine_deployment_name
 from attendant_server.hosting.engine_replica import EngineReplica
 from attendant_server.hosting.gateway_replica import GatewayReplica
 from attendant_server.hosting.model_directory import NOT_BY_BUILDER
 from attendant_server.hosting.model_paths import resolve_model, resolve_models
+from attendant_server.hosting.reservations import engine_resources, gateway_cpus, placement
 
 GATEWAY = "gateway"
 GRPC_SERVICER_FUNCTIONS = [
@@ -58,22 +57,6 @@ def build_app(args: dict[str, Any]) -> Application:
     named = [model.model_copy(update={"path": str(resolve_model(model.path).path)}) for model in settings.models]
     found = named or [ModelSettings(name=model.name, path=str(model.path)) for model in resolve_models([])]
     return make_application(settings.model_copy(update={"models": assign_adapters(found, settings.adapter)}))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blueprint:
-    """What an application keeps when its models change while it runs.
-
-    A deployment of the same ``release`` and options is left as it is. ``engine_options`` are Ray's for the engines of the
-    models in ``first``; those that come later reserve nothing. ``log_path``: see ``log_pipe``, for one machine.
-    """
-
-    release: str
-    link_token: str
-    log_path: str | None
-    first: frozenset[str]
-    engine_options: Mapping[str, float]
-    gateway_cpus: float
 
 
 def make_application(settings: Settings, *, log_path: str | None = None) -> Application:
@@ -112,7 +95,7 @@ def application_of(settings: Settings, blueprint: Blueprint) -> Application:
         version = f"{blueprint.release}-{hashlib.sha256(model.model_dump_json().encode()).hexdigest()[:16]}"
         engines[model.name] = (name, _of_version(deployment, version).bind(model, settings, blueprint.link_token, blueprint.log_path))
     gateway = serve.deployment(name=GATEWAY, ray_actor_options={"num_cpus": blueprint.gateway_cpus}, **_lifecycle(settings))
-    return _of_version(gateway(serve.ingress()(GatewayReplica)), blueprint.release).bind(settings, engines, blueprint)
+    return _of_version(gateway(serve.ingress()(GatewayReplica)), blueprint.release).bind(settings, engines, blueprint, application_of)
 
 
 def _of_version(deployment: serve.Deployment, version: str) -> serve.Deployment:
@@ -133,17 +116,6 @@ def _scale(settings: Settings) -> dict[str, Any]:
     return {"autoscaling_config": config}
 
 
-def placement(resources: dict[str, float], num_ranks: int) -> dict[str, Any]:
-    """Return what a replica reserves. With several ranks that is a placement group of one bundle, so of one node.
-
-    One bundle and not one a rank: the ranks are the replica's children, and Ray shows a process the GPUs of its own bundle only.
-    """
-    if num_ranks == 1:
-        return {"ray_actor_options": resources}
-    bundle = {{"num_cpus": "CPU", "num_gpus": "GPU"}[name]: count for name, count in resources.items()}
-    return {"ray_actor_options": resources, "placement_group_bundles": [bundle], "placement_group_strategy": "STRICT_PACK"}
-
-
 def _lifecycle(settings: Settings) -> dict[str, Any]:
     """Options of every deployment: no limit of Serve's own, quick eyes, and time to finish."""
     return {
@@ -154,33 +126,6 @@ def _lifecycle(settings: Settings) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": settings.drain_timeout_s + _STOP_MARGIN_S,
         "max_constructor_retry_count": 3,
     }
-
-
-def gateway_cpus(nodes: list[dict[str, float]]) -> float:
-    """Return the CPUs that the gateway is to reserve on ``nodes`` (Ray's resources of each)."""
-    return server_cpus(min((node["CPU"] for node in nodes), default=1.0))
-
-
-def engine_resources(nodes: list[dict[str, float]], *, num_engines: int, device: str, num_ranks: int = 1) -> dict[str, float]:
-    """Return the CPUs and GPUs that each engine replica is to reserve on ``nodes`` for all its ranks together.
-
-    An even share in steps of 0.01, never more than a node has beside a gateway; less than one where there is little, so
-    that every replica finds a place. One CPU, and for ``cuda`` one GPU, where nothing is known of the nodes yet.
-    """
-    gpus = [node["GPU"] for node in nodes if node.get("GPU", 0) > 0]
-    for_engines = [node["CPU"] - gateway_cpus(nodes) for node in nodes]
-    num_cpus = _share(for_engines, num_engines) if for_engines else 1.0
-    if device == "cpu" or (device == "auto" and not gpus):
-        return {"num_cpus": num_cpus}
-    # Ray gives more than one GPU in whole ones only, and one is all that a rank uses.
-    if num_ranks > 1:
-        return {"num_cpus": num_cpus, "num_gpus": float(num_ranks)}
-    return {"num_cpus": num_cpus, "num_gpus": min(1.0, _share(gpus, num_engines)) if gpus else 1.0}
-
-
-def _share(counts: list[float], num_engines: int) -> float:
-    """Return an even share of what all nodes have, at most what the smallest has."""
-    return max(0.01, int(100 * min(sum(counts) / max(1, num_engines), *counts)) / 100)
 
 
 def make_link_token() -> str:
