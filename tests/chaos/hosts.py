@@ -56,6 +56,12 @@ class Hosts:
         found = subprocess.run(["ip", "netns", "pids", self.names[number]], capture_output=True, text=True, check=True)
         return [int(pid) for pid in found.stdout.split()]
 
+    def set_nice(self, number: int, nice: int) -> None:
+        """Set the priority of a host's processes where the kernel shares cores out by session, as it then is a session's."""
+        for pid in self.pids(number):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+
     def cut(self, number: int) -> None:
         """Take a host's cable out: nobody reaches it, and nobody is told."""
         _ip("link", "set", self._outer(number), "down")
