@@ -318,14 +318,3 @@ def test_a_directory_that_is_not_there_is_a_wrong_call(command: tuple[str, ...],
     assert ended.returncode == 2
     (sentence,) = ended.stderr.splitlines()
     assert "nowhere" in sentence and "stories260k" in sentence, sentence
-
-
-@pytest.mark.ray
-def test_on_ray_the_sentence_is_found_at_the_end_of_serves_trace() -> None:
-    from attendant_server.hosting.cluster import what_failed
-
-    trace = (
-        "The deployment failed 3 times. Error:\n  File \"x.py\", line 3\nattendant_engine.errors.CheckpointError: Model 'a': cut short.\n"
-    )
-    assert what_failed(trace) == "Model 'a': cut short."
-    assert what_failed("RuntimeError: Model 'a': cut short.") == "Model 'a': cut short."

@@ -1,5 +1,6 @@
-"""A second server on Ray beside the session's: two models, no disturbance, a drain, and nothing left behind."""
+"""A second server on Ray beside the session's: two models of two ranks each, a lost rank, a drain, and nothing left behind."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,12 @@ from tests.e2e.processes import descendants, is_alive
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import WHOLE
 
-_SLOW = {"n_embd": 512, "n_layer": 8, "n_head": 8, "n_positions": 512, "vocab_size": 2048}
-"""Takes seconds for what the bundled model says between two heartbeats, so that a drain can be seen."""
+_SLOW = {"n_embd": 512, "n_layer": 4, "n_head": 8, "n_positions": 512, "vocab_size": 2048}
+"""Takes seconds, with two ranks, for what the bundled model says between two heartbeats, so that a drain can be seen."""
+
+_REPLACED_WITHIN_S = 90
+_OF_THE_LOSS = ("rank 1, was ended by SIGKILL", "goes on elsewhere", "the link to replica", "did not answer a call")
+"""Lines that a server may log when it loses a rank; which of them depends on what it does at that moment."""
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -37,6 +42,8 @@ def second_server(ray_server: ServerProcess, tmp_path: Path) -> Iterator[ServerP
         "warning",
         "--speculation",
         "none",
+        "--tensor-parallel",
+        "2",
         log_dir=tmp_path,
     )
     try:
@@ -46,19 +53,42 @@ def second_server(ray_server: ServerProcess, tmp_path: Path) -> Iterator[ServerP
         server.stop()
 
 
-async def test_a_second_server_lives_and_ends_without_disturbing_the_first(ray_server: ServerProcess, second_server: ServerProcess) -> None:
-    async with httpx.AsyncClient(base_url=second_server.http_url) as client:
+async def test_a_second_server_loses_a_rank_and_ends_without_disturbing_the_first(
+    ray_server: ServerProcess, second_server: ServerProcess
+) -> None:
+    async with httpx.AsyncClient(base_url=second_server.http_url, timeout=_REPLACED_WITHIN_S) as client:
         models = [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
-        vectors = (await client.post("/v1/embeddings", json={"model": "my encoder", "input": ["a cat", "a dog"]})).json()["data"]
-    assert models == [MODEL, "my encoder"]
-    assert len(vectors) == 2
+        assert models == [MODEL, "my encoder"]
+        vectors = await _embed(client)
+        engine, rank = _encoder_and_its_rank(second_server)
+        os.kill(rank, signal.SIGKILL)
+        # Whatever the call meets with, the rank that is gone or the replica that is, it is answered by the replacement.
+        assert await _embed(client) == vectors
+    assert not is_alive(engine)
+    assert engine not in _encoder_and_its_rank(second_server)
     processes = descendants(second_server.pid)
     assert any("haproxy" in command for command in processes.values())
     await check_drain(second_server, signal.SIGTERM)
     assert second_server.wait_exit(60) == 0
-    assert second_server.stderr == ""
+    lines = second_server.stderr.splitlines()
+    assert lines and all(any(text in line for text in _OF_THE_LOSS) for line in lines), second_server.stderr
     assert second_server.stdout.endswith(second_server.pasted_lines[-1] + "\n")
     assert [command for pid, command in processes.items() if is_alive(pid)] == []
     async with open_callers(ray_server) as callers:
         for caller in callers.values():
             WHOLE.check(await caller.greedy(WHOLE.prompt, WHOLE.length))
+
+
+async def _embed(client: httpx.AsyncClient) -> list[list[float]]:
+    answer = await client.post("/v1/embeddings", json={"model": "my encoder", "input": ["a cat", "a dog"]})
+    assert answer.status_code == 200, answer.text
+    vectors = [each["embedding"] for each in answer.json()["data"]]
+    assert len(vectors) == 2
+    return vectors
+
+
+def _encoder_and_its_rank(server: ServerProcess) -> tuple[int, int]:
+    """Return the processes of the encoder's replica that lives: the one of Serve's, and the other rank below it."""
+    (engine,) = (pid for pid, command in descendants(server.pid).items() if "engine-my-encoder" in command and is_alive(pid))
+    (rank,) = (pid for pid, command in descendants(engine).items() if "attendant_engine.parallel" in command)
+    return engine, rank
