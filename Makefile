@@ -73,9 +73,13 @@ check-stubs: $(STAMPS)/dev
 check-sizes: $(STAMPS)/dev
 	$(BIN)/python tools/check_sizes.py
 
+ifneq ($(shell command -v npm),)
+check-buf: buf
+	$(BUF) lint
+else
 check-buf:
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory buf && echo "$(BUF) lint" && $(BUF) lint; \
-	else echo "NOT RUN: buf lint needs npm, which is not installed here; install Node.js to check the .proto files"; fi
+	@echo "NOT RUN: buf lint needs npm, which is not installed here; install Node.js to check the .proto files"
+endif
 
 format: $(STAMPS)/dev
 	$(BIN)/ruff format .

@@ -1,12 +1,14 @@
 """Callers of the Python client that are in the middle of everything when their gateway dies, and what they must end with.
 
 Every stream and every unary call has to end as on a quiet server; what was drawn without a seed is asked for again by the
-receipt's.
+receipt's. Each caller asks again and again, and the gateway dies once all have asked twice: then some streams are in their middle,
+however far behind this process is. Of the first ones the engine may have sent all before one is read.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from attendant_client import AsyncClient, Client
 from attendant_client.results import StreamSummary
@@ -23,6 +25,7 @@ _WAYS: tuple[CompleteOptions, ...] = (
 _LENGTH = 450
 _NUM_EACH = 4
 
+_T = TypeVar("_T")
 Found = tuple[dict[int, tuple[int, ...]], dict[int, str], StreamSummary]
 
 
@@ -35,27 +38,41 @@ class Deaths:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._has_begun: set[int] = set()
-        self._all_have_begun = asyncio.Event()
+        self._num_first_asked = 0  # that have not been answered
+        self._all_ask_again = asyncio.Event()
+        self._is_dying = asyncio.Event()
 
     async def check(self, kill_and_replace: Callable[[], Awaitable[None]]) -> int:
         """Return how many streams were resumed. Raises ``AssertionError`` where anything differs or fails."""
         async with AsyncClient(self._address, timeout_s=150.0) as client:
             quiet = await client.complete(MODEL, [BOS], **_options(_WAYS[1]))
-            streams = [asyncio.ensure_future(self._stream(client, number, _WAYS[number % 4])) for number in range(4 * _NUM_EACH)]
-            blocking = asyncio.ensure_future(asyncio.to_thread(self._stream_blocking))
-            unary = [asyncio.ensure_future(client.complete(MODEL, [BOS], **_options(_WAYS[1]))) for _ in range(_NUM_EACH)]
-            await self._all_have_begun.wait()
+            streams = [self._last(partial(self._stream, client, number, _WAYS[number % 4])) for number in range(4 * _NUM_EACH)]
+            unary = [self._last(partial(client.complete, MODEL, [BOS], **_options(_WAYS[1]))) for _ in range(_NUM_EACH)]
+            blocking = self._last(partial(asyncio.to_thread, self._stream_blocking))
+            all_asked = asyncio.gather(asyncio.gather(*streams), asyncio.gather(*unary), blocking)
+            await self._all_ask_again.wait()
+            self._is_dying.set()
             await kill_and_replace()
-            found = await asyncio.gather(*streams)
-            answers = await asyncio.gather(*unary)
-            text = await blocking
+            found, answers, text = await all_asked
             for answer in answers:
                 assert answer.completions == quiet.completions
             for number, each in enumerate(found):
                 await self._compare(client, _WAYS[number % 4], each)
             assert text == (await client.complete(MODEL, [BOS], **_options(_WAYS[0]))).completions[0].text
         return sum("." in summary.id for _, _, summary in found)
+
+    async def _last(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Return what ``ask`` brought that was not over when the gateway died."""
+        self._num_first_asked += 1
+        try:
+            answer = await ask()
+        finally:
+            self._num_first_asked -= 1
+            if not self._num_first_asked:
+                self._all_ask_again.set()
+        while not self._is_dying.is_set():
+            answer = await ask()
+        return answer
 
     async def _stream(self, client: AsyncClient, number: int, options: CompleteOptions) -> Found:
         token_ids: dict[int, tuple[int, ...]] = {}
@@ -64,17 +81,11 @@ class Deaths:
         async for piece in stream:
             token_ids[piece.index] = token_ids.get(piece.index, ()) + piece.token_ids
             texts[piece.index] = texts.get(piece.index, "") + piece.text
-            self._note(number)
         return token_ids, texts, stream.summary
 
     def _stream_blocking(self) -> str:
         with Client(self._address, timeout_s=150.0) as client:
             return "".join(piece.text for piece in client.stream_complete(MODEL, [BOS], **_options(_WAYS[0])))
-
-    def _note(self, number: int) -> None:
-        self._has_begun.add(number)
-        if len(self._has_begun) == 4 * _NUM_EACH:
-            self._all_have_begun.set()
 
     async def _compare(self, client: AsyncClient, options: CompleteOptions, found: Found) -> None:
         token_ids, texts, summary = found

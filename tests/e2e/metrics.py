@@ -37,7 +37,7 @@ def are_two_there(samples: list[Sample]) -> bool:
     return len(engine_replicas(samples)) == 2
 
 
-async def eventually(url: str, holds: Callable[[list[Sample]], bool], *, within_s: float) -> float:
+async def eventually(url: str, holds: Callable[[list[Sample]], bool], *, within_s: float = 30.0) -> float:
     """Scrape until ``holds`` and return the seconds that took; fail with the last scrape when it takes too long."""
     started_s = time.monotonic()
     while True:

@@ -91,7 +91,7 @@ async def test_no_call_notices_the_loss_of_replicas(ray_server: ServerProcess, s
             for index in range(12):
                 group.create_task(call_on(WAYS[index % len(WAYS)]))
                 group.create_task(draw_on())
-            await eventually(ray_server.http_url, _all_are_busy, within_s=30)
+            await eventually(ray_server.http_url, _all_are_busy)
             try:
                 # Stopped before they are killed: an engine of so small a model is idle as often as not, and would die with nothing
                 # to be missed. Half a second is too short for anybody to notice.

@@ -14,6 +14,7 @@ from tests.engine.kernels.linears import (
     Expected,
     expect,
     forced,
+    kernel_library,
     pack,
     quantize,
     run,
@@ -181,13 +182,15 @@ def test_a_row_of_zeros_gives_the_bias(instruction_set: InstructionSet, weight_f
 
 
 def test_integer_products_are_the_same_in_every_instruction_set() -> None:
+    instruction_sets = [each for each in INSTRUCTION_SETS if each <= kernel_library().instruction_set]
+    if len(instruction_sets) == 1:
+        pytest.skip(f"this processor has none but {instruction_sets[0].name}")
     for num_inputs in (65, 2000):
         packed, x = pack(WeightFormat.I8, [(torch.randn(130, num_inputs), torch.randn(130))]), torch.randn(20, num_inputs)
         # The largest products that there are: what an instruction that saturates would get wrong.
         x[0], x[1] = 3.0, -3.0
         outputs = []
-        for instruction_set in INSTRUCTION_SETS:
+        for instruction_set in instruction_sets:
             with forced(instruction_set):
                 outputs.append(run(packed, x))
-        assert torch.equal(outputs[0], outputs[1])
-        assert torch.equal(outputs[0], outputs[2])
+        assert all(torch.equal(outputs[0], output) for output in outputs[1:])
