@@ -3,6 +3,8 @@
 No cluster runs here; what only a cluster can show is listed in ``deploy/README.md``.
 """
 
+import copy
+import functools
 import json
 import shutil
 import subprocess
@@ -14,6 +16,8 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
 
 from attendant_server.config import Settings
 from attendant_server.hosting.compute_threads import wait_policy
@@ -27,7 +31,11 @@ _SCHEMA = _ROOT / "tests" / "data" / "schemas" / "rayservice-v1.schema.json"
 _CHECK_BY_SERVE = """
 import json, sys
 from ray.serve.schema import ServeDeploySchema
-print(ServeDeploySchema.model_validate(json.load(sys.stdin)).model_dump_json())
+for config in json.load(sys.stdin):
+    try:
+        print(ServeDeploySchema.model_validate(config).model_dump_json())
+    except ValueError as error:
+        print(json.dumps({"refused": str(error)}))
 """
 _IMPORT_AS_SERVE_DOES = """
 import json, sys
@@ -43,6 +51,25 @@ _FOLDERS = ["base", "overlays/cpu-small", "overlays/gpu"]
 def manifests(request: pytest.FixtureRequest) -> dict[str, Manifest]:
     """Manifests of one kustomization by kind."""
     return _render(request.param)
+
+
+@pytest.fixture(scope="module")
+def checked_by_serve() -> dict[str, dict[str, Any]]:
+    """Each folder's Serve configuration as Serve understands it, and under "no port" what it says of one with a port that is none."""
+    configs = {folder: _serve_config(_render(folder)) for folder in _FOLDERS}
+    configs["no port"] = _serve_config(_render("base"))
+    configs["no port"]["http_options"]["port"] = "eight thousand"
+    lines = _run_apart(_CHECK_BY_SERVE, list(configs.values())).splitlines()
+    return dict(zip(configs, map(json.loads, lines), strict=True))
+
+
+@pytest.fixture(scope="module")
+def kuberay() -> Validator:
+    """KubeRay's schema, itself checked once: it is large."""
+    schema = json.loads(_SCHEMA.read_text("utf-8"))
+    validator = validator_for(schema)
+    validator.check_schema(schema)
+    return validator(schema)
 
 
 @pytest.mark.parametrize("folder", _FOLDERS)
@@ -69,18 +96,21 @@ def test_kubernetes_accepts_the_pods_that_kuberay_makes(manifests: dict[str, Man
         kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_kuberay_accepts_the_rayservice(manifests: dict[str, Manifest]) -> None:
-    jsonschema.validate(manifests["RayService"], json.loads(_SCHEMA.read_text("utf-8")))
+def test_kuberay_accepts_the_rayservice(kuberay: Validator, manifests: dict[str, Manifest]) -> None:
+    kuberay.validate(manifests["RayService"])
 
 
-def test_a_misspelt_key_of_the_rayservice_is_refused(manifests: dict[str, Manifest]) -> None:
+def test_a_misspelt_key_of_the_rayservice_is_refused(kuberay: Validator, manifests: dict[str, Manifest]) -> None:
     manifests["RayService"]["spec"]["rayClusterConfig"]["workerGroupSpec"] = []
     with pytest.raises(jsonschema.ValidationError, match="workerGroupSpec"):
-        jsonschema.validate(manifests["RayService"], json.loads(_SCHEMA.read_text("utf-8")))
+        kuberay.validate(manifests["RayService"])
 
 
-def test_serve_accepts_the_serve_configuration_and_we_accept_its_arguments(manifests: dict[str, Manifest]) -> None:
-    checked = _checked_by_serve(_serve_config(manifests))
+@pytest.mark.parametrize("folder", _FOLDERS)
+def test_serve_accepts_the_serve_configuration_and_we_accept_its_arguments(
+    folder: str, checked_by_serve: dict[str, dict[str, Any]]
+) -> None:
+    checked = checked_by_serve[folder]
     [application] = checked["applications"]
     settings = Settings.model_validate(application["args"])
     assert settings.models
@@ -88,18 +118,15 @@ def test_serve_accepts_the_serve_configuration_and_we_accept_its_arguments(manif
     assert settings.host == checked["http_options"]["host"]
 
 
-def test_serve_refuses_a_port_that_is_no_port() -> None:
-    config = _serve_config(_render("base"))
-    config["http_options"]["port"] = "eight thousand"
-    with pytest.raises(subprocess.CalledProcessError):
-        _checked_by_serve(config)
+def test_serve_refuses_a_port_that_is_no_port(checked_by_serve: dict[str, dict[str, Any]]) -> None:
+    assert "http_options.port" in checked_by_serve["no port"]["refused"]
 
 
 def test_what_serve_is_told_to_import_exists_and_is_what_the_server_uses() -> None:
     config = _serve_config(_render("base"))
     functions = config["grpc_options"]["grpc_servicer_functions"]
     [application] = config["applications"]
-    assert _run_apart(_IMPORT_AS_SERVE_DOES, [application["import_path"], *functions]) == functions
+    assert json.loads(_run_apart(_IMPORT_AS_SERVE_DOES, [application["import_path"], *functions])) == functions
 
 
 def test_overlays_change_the_arguments_of_the_application_and_nothing_else_of_serve(manifests: dict[str, Manifest]) -> None:
@@ -159,6 +186,11 @@ def test_workers_are_given_longer_to_end_than_requests_are_given_to_finish(manif
 
 
 def _render(folder: str) -> dict[str, Manifest]:
+    return copy.deepcopy(_rendered(folder))
+
+
+@functools.cache
+def _rendered(folder: str) -> dict[str, Manifest]:
     return {manifest["kind"]: manifest for manifest in render(_KUBERNETES / folder)}
 
 
@@ -166,13 +198,10 @@ def _serve_config(manifests: dict[str, Manifest]) -> dict[str, Any]:
     return dict(yaml.safe_load(manifests["RayService"]["spec"]["serveConfigV2"]))
 
 
-def _checked_by_serve(config: dict[str, Any]) -> dict[str, Any]:
-    return dict(_run_apart(_CHECK_BY_SERVE, config))
-
-
-def _run_apart(program: str, data: Any) -> Any:
-    done = subprocess.run([sys.executable, "-c", program], input=json.dumps(data), check=True, capture_output=True, text=True, timeout=90)
-    return json.loads(done.stdout)
+def _run_apart(program: str, data: Any) -> str:
+    """Return what a program prints that reads ``data`` as JSON."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, input=json.dumps(data), check=True, capture_output=True, text=True, timeout=90).stdout
 
 
 def _groups(manifests: dict[str, Manifest]) -> list[dict[str, Any]]:

@@ -5,9 +5,12 @@ Options that would change the numbers and are not implemented are refused by nam
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
-from attendant_engine.json_fields import Fields
+from attendant_engine.json_fields import Fields, read_fields
+
+CONFIG_FILE = "adapter_config.json"
 
 HEAD_MODULES = ("classifier", "pooler")
 """What may be kept whole beside the low-rank matrices."""
@@ -61,6 +64,11 @@ def parse_adapter_config(fields: Fields) -> AdapterConfig:
         target_modules=_target_modules(fields),
         base_model=fields.text("base_model_name_or_path", ""),
     )
+
+
+def base_model_of(directory: Path) -> str:
+    """Return what an adapter calls the model that it was trained on, "" where it does not say. Raises ``CheckpointError``."""
+    return parse_adapter_config(read_fields(directory, CONFIG_FILE)).base_model
 
 
 def _target_modules(fields: Fields) -> tuple[str, ...] | None:

@@ -22,13 +22,12 @@ from attendant_engine.layers.linear import Linear
 from attendant_engine.models.base import ClassificationHead
 from attendant_engine.models.registry import BuiltModel
 from attendant_engine.types import PoolingMode
-from attendant_engine.weights.adapter_config import AdapterConfig, parse_adapter_config
+from attendant_engine.weights.adapter_config import CONFIG_FILE, AdapterConfig, parse_adapter_config
 from attendant_engine.weights.model_config import is_multi_label, read_labels
 from attendant_engine.weights.names import canonical_name
 from attendant_engine.weights.safetensors_files import digest, weight_files
 from attendant_engine.weights.tensor_reader import READABLE_DTYPES, TensorReader
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 _PREFIX = "base_model.model."
@@ -220,8 +219,3 @@ def _labels(fields: Fields, num_labels: int) -> tuple[str, ...]:
     if len(labels) != num_labels:
         raise fields.error(f"id2label names {len(labels)} labels; the classifier has {num_labels}")
     return labels
-
-
-def base_model_of(directory: Path) -> str:
-    """Return what an adapter calls the model that it was trained on, "" where it does not say. Raises ``CheckpointError``."""
-    return parse_adapter_config(read_fields(directory, CONFIG_FILE)).base_model

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attendant_engine.errors import CheckpointError
-from attendant_engine.weights.adapters import CONFIG_FILE, base_model_of
+from attendant_engine.weights.adapter_config import CONFIG_FILE, base_model_of
 from attendant_server.config import AdapterSettings, ModelSettings, Settings
 from attendant_server.gateway.served_model import ServedModel
 from attendant_server.hosting.model_paths import ModelPathError
