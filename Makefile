@@ -1,5 +1,5 @@
 # One command for each thing; every one installs what it needs into .venv first and is quick and harmless to repeat.
-#   make serve [MODEL=path] [ARGS="--local"]    make test [ARGS="-k name"]    make check    make format    make stubs
+#   make serve [MODEL=path] [ARGS="--local"]    make test [ARGS="-k name"]    make test-cluster    make check    make format
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # What pip cannot pin for us: see constraints.txt (triton) and check-buf (buf, an npm package).
@@ -20,7 +20,7 @@ LIBRARY := $(KERNELS)/libattendant_cpu.so
 CPP := $(wildcard $(KERNELS)/src/*.h $(KERNELS)/src/*.cpp)
 CHECKS := check-format check-cpp check-lint check-types check-floors check-stubs check-sizes check-buf
 
-.PHONY: help serve install test sanitize fuzz check $(CHECKS) format stubs buf
+.PHONY: help serve install test test-cluster sanitize fuzz check $(CHECKS) format stubs buf
 .DELETE_ON_ERROR:
 
 help:
@@ -34,7 +34,11 @@ serve: $(STAMPS)/server $(LIBRARY)
 install: $(STAMPS)/dev $(LIBRARY)
 
 test: $(STAMPS)/dev $(LIBRARY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not cluster" --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+
+# The rest of the tests: clusters that scale, lose ranks, are updated or poisoned. One at a time; each would have all cores.
+test-cluster: $(STAMPS)/dev $(LIBRARY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster $(ARGS)
 
 # All kernel tests on kernels compiled with each sanitizer; `make test` has a part of it.
 sanitize: $(STAMPS)/dev

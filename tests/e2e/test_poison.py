@@ -11,9 +11,9 @@ from tests.e2e.conftest import START_TIMEOUT_S
 from tests.e2e.metrics import are_two_there, eventually
 from tests.e2e.processes import descendants, is_alive
 from tests.e2e.server_process import ServerProcess
-from tests.e2e.story import WHOLE
+from tests.e2e.steady_calls import steady_calls
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(240)]
 
 _POISON = 5  # a byte that no story has
 _REPLACED_WITHIN_S = 90
@@ -29,25 +29,12 @@ async def test_a_request_that_kills_its_replicas_ends_two_of_them_and_no_other_c
         await asyncio.to_thread(server.wait_ready, START_TIMEOUT_S)
         await eventually(server.http_url, are_two_there, within_s=_REPLACED_WITHIN_S)
         before = _engines(server)
-        async with AsyncClient(server.grpc_address, timeout_s=120.0) as client:
-            is_over = asyncio.Event()
-
-            async def ask_on() -> int:
-                num_answers = 0
-                while not is_over.is_set():
-                    answer = await client.complete(MODEL, WHOLE.prompt, max_tokens=WHOLE.length, temperature=0.0, ignore_eos=True)
-                    assert answer.completions[0].token_ids == WHOLE.expected_ids
-                    num_answers += 1
-                return num_answers
-
-            asks = [asyncio.ensure_future(ask_on()) for _ in range(8)]
-            try:
-                async with AsyncClient(server.grpc_address, timeout_s=120.0, retry=RetryPolicy(max_attempts=1)) as other:
-                    with pytest.raises(ServerError, match="given up"):
-                        await other.complete(MODEL, [1, _POISON], max_tokens=5)
-            finally:
-                is_over.set()
-            assert all(await asyncio.gather(*asks))
+        async with (
+            steady_calls(server, num_callers=8),
+            AsyncClient(server.grpc_address, timeout_s=120.0, retry=RetryPolicy(max_attempts=1)) as client,
+        ):
+            with pytest.raises(ServerError, match="given up"):
+                await client.complete(MODEL, [1, _POISON], max_tokens=5)
         replacements = _engines(server) - before
         assert not any(map(is_alive, before))
         await eventually(server.http_url, are_two_there, within_s=_REPLACED_WITHIN_S)

@@ -14,7 +14,7 @@ from tests.e2e.conftest import START_TIMEOUT_S
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import BOS, WHOLE
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(240)]
 
 _CHANGE_WITHIN_S = 90
 _MOST_COLD_START_S = 60.0

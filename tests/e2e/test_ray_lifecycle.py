@@ -24,7 +24,7 @@ _REPLACED_WITHIN_S = 90
 _OF_THE_LOSS = ("rank 1, was ended by SIGKILL", "goes on elsewhere", "the link to replica", "did not answer a call")
 """Lines that a server may log when it loses a rank; which of them depends on what it does at that moment."""
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

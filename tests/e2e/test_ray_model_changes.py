@@ -8,12 +8,11 @@ import pytest
 from attendant_client import AsyncClient, Client, InvalidRequestError, ModelNotFoundError
 from attendant_server.config import ModelSettings, Settings
 from attendant_server.hosting.adapter_paths import assign_adapters
-from tests.e2e.callers import WAYS, open_callers
 from tests.e2e.conftest import write_judge
 from tests.e2e.local_server import ServerThread
 from tests.e2e.processes import serve_replicas
 from tests.e2e.server_process import ServerProcess
-from tests.e2e.story import WHOLE
+from tests.e2e.steady_calls import steady_calls
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -25,34 +24,19 @@ NAMES = ("judge", "judge-mood")
 async def test_a_model_is_loaded_asked_and_unloaded_while_another_answers(ray_server: ServerProcess, tmp_path: Path) -> None:
     expected = await asyncio.to_thread(_judged_from_the_start, tmp_path)
     before = await _three_replicas(ray_server)
-    is_over, num_answers = asyncio.Event(), 0
-    async with open_callers(ray_server) as callers, AsyncClient(ray_server.grpc_address, timeout_s=90) as client:
-
-        async def call_on(way: str) -> None:
-            nonlocal num_answers
-            while not is_over.is_set():
-                WHOLE.check(await callers[way].greedy(WHOLE.prompt, WHOLE.length))
-                num_answers += 1
-
-        async with asyncio.TaskGroup() as group:
-            for way in WAYS:
-                group.create_task(call_on(way))
-            try:
-                with pytest.raises(InvalidRequestError, match=r"model\.safetensors should have"):
-                    await client.load_model("broken")
-                assert {model.id: model.state for model in await client.list_models()}["broken"] == "failed"
-                await client.unload_model("broken")
-                assert (await client.load_model("judge")).state == "ready"
-                for name in NAMES:
-                    assert [answer.probs for answer in (await client.classify(name, TEXTS)).classifications] == expected[name]
-                await client.unload_model("judge")
-                for name in NAMES:
-                    with pytest.raises(ModelNotFoundError):
-                        await client.classify(name, TEXTS)
-                assert len(await client.list_models()) == 1
-            finally:
-                is_over.set()
-    assert num_answers >= len(WAYS)
+    async with steady_calls(ray_server), AsyncClient(ray_server.grpc_address, timeout_s=90) as client:
+        with pytest.raises(InvalidRequestError, match=r"model\.safetensors should have"):
+            await client.load_model("broken")
+        assert {model.id: model.state for model in await client.list_models()}["broken"] == "failed"
+        await client.unload_model("broken")
+        assert (await client.load_model("judge")).state == "ready"
+        for name in NAMES:
+            assert [answer.probs for answer in (await client.classify(name, TEXTS)).classifications] == expected[name]
+        await client.unload_model("judge")
+        for name in NAMES:
+            with pytest.raises(ModelNotFoundError):
+                await client.classify(name, TEXTS)
+        assert len(await client.list_models()) == 1
     assert await _three_replicas(ray_server) == before
 
 

@@ -18,7 +18,7 @@ from tests.e2e.tls_checks import authority as authority
 from tests.e2e.tls_checks import client_pair as client_pair
 from tests.e2e.tls_checks import stranger as stranger
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(180)]
 
 KEY = "alice-key-1"
 

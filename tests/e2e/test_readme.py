@@ -123,8 +123,9 @@ def test_a_make_command_is_there_and_runs_what_it_says(command: str) -> None:
             *([path] if "MODEL" in command else []),
             *(["--local"] if "--local" in command else []),
         ]
-    elif arguments[0] == "test":
+    elif arguments[0] in ("test", "test-cluster"):
         assert ".venv/bin/pytest" in lines[-1]
+        assert ("-m cluster" in lines[-1]) == (arguments[0] == "test-cluster")
     else:
         assert arguments == ["check"]
         for step in ("ruff format --check", "ruff check", "mypy", "lint-imports", "proto/generate.py --check", "buf lint"):
