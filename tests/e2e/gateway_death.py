@@ -23,7 +23,7 @@ _WAYS: tuple[CompleteOptions, ...] = (
     {"temperature": 0.8, "seed": 9, "stop": ["big red", "Lily"], "min_tokens": 30, "presence_penalty": 0.5},
 )
 _LENGTH = 450
-_NUM_EACH = 4
+_NUM_EACH = 2
 
 _T = TypeVar("_T")
 Found = tuple[dict[int, tuple[int, ...]], dict[int, str], StreamSummary]
@@ -44,21 +44,26 @@ class Deaths:
 
     async def check(self, kill_and_replace: Callable[[], Awaitable[None]]) -> int:
         """Return how many streams were resumed. Raises ``AssertionError`` where anything differs or fails."""
-        async with AsyncClient(self._address, timeout_s=150.0) as client:
-            quiet = await client.complete(MODEL, [BOS], **_options(_WAYS[1]))
-            streams = [self._last(partial(self._stream, client, number, _WAYS[number % 4])) for number in range(4 * _NUM_EACH)]
-            unary = [self._last(partial(client.complete, MODEL, [BOS], **_options(_WAYS[1]))) for _ in range(_NUM_EACH)]
-            blocking = self._last(partial(asyncio.to_thread, self._stream_blocking))
-            all_asked = asyncio.gather(asyncio.gather(*streams), asyncio.gather(*unary), blocking)
-            await self._all_ask_again.wait()
-            self._is_dying.set()
-            await kill_and_replace()
-            found, answers, text = await all_asked
-            for answer in answers:
-                assert answer.completions == quiet.completions
-            for number, each in enumerate(found):
-                await self._compare(client, _WAYS[number % 4], each)
-            assert text == (await client.complete(MODEL, [BOS], **_options(_WAYS[0]))).completions[0].text
+        # Before the death, both: a client that never had an answer does not wait for a server.
+        with Client(self._address, timeout_s=150.0) as blocking_client:
+            async with AsyncClient(self._address, timeout_s=150.0) as client:
+                return await self._check(client, blocking_client, kill_and_replace)
+
+    async def _check(self, client: AsyncClient, blocking_client: Client, kill_and_replace: Callable[[], Awaitable[None]]) -> int:
+        quiet = await client.complete(MODEL, [BOS], **_options(_WAYS[1]))
+        streams = [self._last(partial(self._stream, client, number, _WAYS[number % 4])) for number in range(4 * _NUM_EACH)]
+        unary = [self._last(partial(client.complete, MODEL, [BOS], **_options(_WAYS[1]))) for _ in range(_NUM_EACH)]
+        blocking = self._last(partial(asyncio.to_thread, _stream_blocking, blocking_client))
+        all_asked = asyncio.gather(asyncio.gather(*streams), asyncio.gather(*unary), blocking)
+        await self._all_ask_again.wait()
+        self._is_dying.set()
+        await kill_and_replace()
+        found, answers, text = await all_asked
+        for answer in answers:
+            assert answer.completions == quiet.completions
+        for number, each in enumerate(found):
+            await self._compare(client, _WAYS[number % 4], each)
+        assert text == (await client.complete(MODEL, [BOS], **_options(_WAYS[0]))).completions[0].text
         return sum("." in summary.id for _, _, summary in found)
 
     async def _last(self, ask: Callable[[], Awaitable[_T]]) -> _T:
@@ -83,10 +88,6 @@ class Deaths:
             texts[piece.index] = texts.get(piece.index, "") + piece.text
         return token_ids, texts, stream.summary
 
-    def _stream_blocking(self) -> str:
-        with Client(self._address, timeout_s=150.0) as client:
-            return "".join(piece.text for piece in client.stream_complete(MODEL, [BOS], **_options(_WAYS[0])))
-
     async def _compare(self, client: AsyncClient, options: CompleteOptions, found: Found) -> None:
         token_ids, texts, summary = found
         replay: dict[str, Any] = {**_options(options), "seed": summary.receipt.seed}
@@ -95,3 +96,7 @@ class Deaths:
         assert {each.index: each.text for each in answer.completions} == texts
         assert answer.usage.completion_tokens == summary.usage.completion_tokens
         assert answer.receipt == summary.receipt
+
+
+def _stream_blocking(client: Client) -> str:
+    return "".join(piece.text for piece in client.stream_complete(MODEL, [BOS], **_options(_WAYS[0])))
