@@ -2,18 +2,27 @@
 
 import asyncio
 import signal
+from pathlib import Path
 
 import grpc.aio
 import httpx
 import pytest
 
 from attendant.v1 import inference_service_pb2_grpc
+from benchmarks.checkpoints import write_gpt2
 from tests.e2e.callers import WAYS, Answer, Caller, grpc_request, http_body, open_callers
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import BOS
 
+_SLOW_GPT2 = {"n_embd": 512, "n_layer": 2, "n_head": 8, "n_positions": 512, "vocab_size": 2048}
+
 _NUM_CALLS = 16
 _NUM_TOKENS = 500
+
+
+def write_slow_model(directory: Path) -> Path:
+    """Write a decoder that takes seconds for what the bundled one says between two heartbeats, so that a drain can be seen."""
+    return write_gpt2(directory, _SLOW_GPT2)
 
 
 async def check_drain(server: ServerProcess, number: signal.Signals) -> None:

@@ -12,12 +12,13 @@ import httpx
 
 from tests.e2e.callers import MODEL, http_body
 from tests.e2e.conftest import START_TIMEOUT_S
-from tests.e2e.draining import check_drain
+from tests.e2e.draining import check_drain, write_slow_model
 from tests.e2e.metrics import eventually, is_idle
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import BOS, drawn_sentence
 
-_ARGS = (MODEL, "--local", "--http-port", "0", "--grpc-port", "0", "--log-level", "warning")
+_OPTIONS = ("--local", "--http-port", "0", "--grpc-port", "0", "--log-level", "warning")
+_ARGS = (MODEL, *_OPTIONS)
 
 
 def test_the_lines_to_paste_work_as_pasted(local_server: ServerProcess) -> None:
@@ -30,7 +31,8 @@ def test_the_lines_to_paste_work_as_pasted(local_server: ServerProcess) -> None:
 
 
 async def test_a_signal_lets_running_calls_end_and_refuses_new_ones_meanwhile(tmp_path: Path) -> None:
-    server = ServerProcess(*_ARGS, log_dir=tmp_path)
+    slow = write_slow_model(tmp_path / "slow")
+    server = ServerProcess(f"{MODEL}={slow}", *_OPTIONS, "--speculation", "none", log_dir=tmp_path)
     server.wait_ready(START_TIMEOUT_S)
     await check_drain(server, signal.SIGTERM)
     assert server.stop() == 0

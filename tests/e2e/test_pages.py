@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from attendant_engine.engine import Engine
+from attendant_engine.stats import StepOutput
 from attendant_server.config import ModelSettings, Settings
 from tests.e2e.browser import Browser
 from tests.e2e.checkpoints import CHAT_TEMPLATE, write_llama
@@ -26,14 +29,26 @@ _ANSWER = "document.getElementById('answer').innerText"
 _CURL = "document.getElementById('curl').textContent"
 
 
+_LEAST_STEP_S = 0.01
+"""Without it a stream may be over before the browser, when others have its core, has shown a piece or let it be stopped."""
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     chat = write_llama(tmp_path_factory.mktemp("pages") / "chat", chat_template=CHAT_TEMPLATE)
     models = [ModelSettings(name=name, path=str(_MODELS / name)) for name in _BUNDLED]
     models.append(ModelSettings(name="chat", path=str(chat)))
     settings = Settings(models=tuple(models), http_port=0, grpc_port=0, device="cpu", log_level="error")
-    with ServerThread(settings) as server:
-        yield server
+    step = Engine.step
+
+    def slow_step(self: Engine) -> StepOutput:
+        time.sleep(_LEAST_STEP_S)
+        return step(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "step", slow_step)
+        with ServerThread(settings) as server:
+            yield server
 
 
 @pytest.fixture(scope="module")

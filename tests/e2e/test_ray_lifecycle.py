@@ -8,17 +8,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.checkpoints import write_gpt2
 from tests.e2e.callers import MODEL, open_callers
 from tests.e2e.checkpoints import write_bert_encoder
 from tests.e2e.conftest import START_TIMEOUT_S
-from tests.e2e.draining import check_drain
+from tests.e2e.draining import check_drain, write_slow_model
 from tests.e2e.processes import descendants, is_alive
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import WHOLE
-
-_SLOW = {"n_embd": 512, "n_layer": 4, "n_head": 8, "n_positions": 512, "vocab_size": 2048}
-"""Takes seconds, with two ranks, for what the bundled model says between two heartbeats, so that a drain can be seen."""
 
 _REPLACED_WITHIN_S = 90
 _OF_THE_LOSS = ("rank 1, was ended by SIGKILL", "goes on elsewhere", "the link to replica", "did not answer a call")
@@ -30,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow, pytest.mar
 @pytest.fixture
 def second_server(ray_server: ServerProcess, tmp_path: Path) -> Iterator[ServerProcess]:
     encoder = write_bert_encoder(tmp_path / "encoder")
-    decoder = write_gpt2(tmp_path / "decoder", _SLOW)
+    decoder = write_slow_model(tmp_path / "decoder")
     server = ServerProcess(
         f"{MODEL}={decoder}",
         f"my encoder={encoder}",
