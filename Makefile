@@ -34,7 +34,7 @@ serve: $(STAMPS)/server $(LIBRARY)
 install: $(STAMPS)/dev $(LIBRARY)
 
 test: $(STAMPS)/dev $(LIBRARY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not cluster" --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not cluster" --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 # The rest of the tests: clusters that scale, lose ranks, are updated or poisoned. One at a time; each would have all cores.
 test-cluster: $(STAMPS)/dev $(LIBRARY)

@@ -10,14 +10,17 @@ import pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Send all tests marked ``ray`` to one xdist worker, so that its session-scoped cluster is the only one.
+    """Send all tests marked ``ray`` to one xdist worker, and those of a file to one: what they share is then made once.
 
-    Those that leave its server other than it was started come last: an update hands Serve an application without a model directory.
+    Those on Ray begin, since they take longest. Of these the ones that leave the session's server other than it was started come
+    last: an update hands Serve an application without a model directory.
     """
-    items.sort(key=lambda item: item.get_closest_marker("changes_ray_server") is not None)
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, item.get_closest_marker("changes_ray_server") is not None))
     for item in items:
         if item.get_closest_marker("ray") is not None:
             item.add_marker(pytest.mark.xdist_group("ray"))
+        elif item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -15,8 +15,6 @@ from tests.e2e.bad_inputs import BAD_INPUTS
 from tests.e2e.grpc_errors import read_error
 from tests.e2e.server_process import ServerProcess
 
-pytestmark = pytest.mark.xdist_group("bad-inputs")
-
 _GOOD = complete(text_prompt("hello"), sampling={"temperature": 0, "max_tokens": 8}).message
 _LEAKS = ("Traceback", "attendant_", "site-packages", ".py", "pydantic", "Error:", "/tmp", "0x")
 

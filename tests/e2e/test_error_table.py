@@ -20,8 +20,6 @@ from tests.e2e import checkpoints
 from tests.e2e.grpc_errors import GrpcError, read_error
 from tests.e2e.local_server import ServerThread
 
-pytestmark = pytest.mark.xdist_group("error-table")
-
 CONTEXT = 50_000
 """Long enough that a request which fills it is still busy when the test has looked at another."""
 MAX_BODY_BYTES = 100_000

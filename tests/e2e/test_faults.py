@@ -22,8 +22,6 @@ from tests.e2e.callers import Answer, Caller, GrpcStream, GrpcUnary, Http, Sse
 from tests.e2e.local_server import ServerThread
 from tests.e2e.metrics import eventually, is_idle
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 RAISING_ID = 255
 NUM_BYSTANDERS = 8
 BYSTANDER_TOKENS = 60

@@ -19,8 +19,8 @@ from tests.e2e.checkpoints import CHAT_TEMPLATE, write_llama
 from tests.e2e.local_server import ServerThread
 from tests.external_tools import find_chromium
 
-# Most of the time goes into fetching and unpacking a browser, once. One worker has them all, and so one browser.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("pages")]
+# Most of the time goes into fetching and unpacking a browser, once.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 _MODELS = Path(__file__).resolve().parents[2] / "models"
 _BUNDLED = ("stories260k", "tiny-encoder", "tiny-classifier")

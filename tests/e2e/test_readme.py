@@ -14,8 +14,6 @@ from tests.e2e import readme
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.story import drawn_sentence
 
-pytestmark = pytest.mark.xdist_group("readme")
-
 _MAKE = tuple(command for command in readme.shell_commands() if command.startswith("make "))
 _OF_AN_OUTER_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "MODEL")
 """What ``make test`` hands to its commands, and a user's shell does not have."""
