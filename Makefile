@@ -1,5 +1,6 @@
 # One command for each thing; every one installs what it needs into .venv first and is quick and harmless to repeat.
-#   make serve [MODEL=path] [ARGS="--local"]    make test [ARGS="-k name"]    make test-cluster    make check    make format
+#   make serve [MODEL=path] [ARGS="--local"]    make test [ARGS="-k name"]    make test-cluster
+#   make check    make format    make stubs    make sanitize    make fuzz
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # What pip cannot pin for us: see constraints.txt (triton) and check-buf (buf, an npm package).
@@ -24,7 +25,7 @@ CHECKS := check-format check-cpp check-lint check-types check-floors check-stubs
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2s/^# *//p' Makefile
+	@sed -n '2,3s/^# *//p' Makefile
 
 # --- running -----------------------------------------------------------------
 
@@ -36,7 +37,7 @@ install: $(STAMPS)/dev $(LIBRARY)
 test: $(STAMPS)/dev $(LIBRARY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not cluster" --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
-# The rest of the tests: clusters that scale, lose ranks, are updated or poisoned. One at a time; each would have all cores.
+# The rest of the tests: clusters that scale, lose ranks, are updated or poisoned. One at a time: each wants all cores.
 test-cluster: $(STAMPS)/dev $(LIBRARY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster $(ARGS)
 

@@ -17,10 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=lambda item: (item.get_closest_marker("ray") is None, item.get_closest_marker("changes_ray_server") is not None))
     for item in items:
-        if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") is not None else item.path.stem))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

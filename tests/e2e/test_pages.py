@@ -29,7 +29,7 @@ _ANSWER = "document.getElementById('answer').innerText"
 _CURL = "document.getElementById('curl').textContent"
 
 
-_LEAST_STEP_S = 0.01
+_STEP_PAUSE_S = 0.01
 """Without it a stream may be over before the browser, when others have its core, has shown a piece or let it be stopped."""
 
 
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     step = Engine.step
 
     def slow_step(self: Engine) -> StepOutput:
-        time.sleep(_LEAST_STEP_S)
+        time.sleep(_STEP_PAUSE_S)
         return step(self)
 
     with pytest.MonkeyPatch.context() as patch:

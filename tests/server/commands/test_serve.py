@@ -94,7 +94,6 @@ def test_plan_prints_the_arithmetic_and_refuses_what_is_no_model(run: Run, tmp_p
         ("import attendant_client", ("torch", "ray", "pydantic", "attendant_server", "attendant_engine", "numpy")),
         ("import attendant_server.hosting.local", ("ray",)),
         # On Ray the engines' processes alone have torch: a gateway without it is there sooner when one was lost.
-        ("import attendant_server.hosting.serve", ("torch",)),
         ("import attendant_server.hosting.cluster", ("torch",)),
     ],
 )
